@@ -1,0 +1,147 @@
+"""Find an adapter's files: a folder, a zip of one, or a single weights file with or without its config."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from studio.adapter import Finding
+from studio.errors import MissingFile, Refused
+from studio.tensors import TensorFile, TensorRef, open_tensors
+
+CONFIG = "adapter_config.json"
+# In the order of trust: a folder that holds several is read from the first.
+WEIGHT_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapters.safetensors", "adapter_model.bin", "adapters.npz")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf")
+_MAX_CONFIG_BYTES = 4 << 20
+_MAX_ZIP_BYTES = 16 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """An adapter's files, opened but not yet understood."""
+
+    path: Path
+    weights: Path
+    file: TensorFile
+    config: Mapping[str, Any] | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def tensors(self) -> Mapping[str, TensorRef]:
+        """Tensors by key."""
+        return self.file.tensors
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The weights file's own metadata."""
+        return self.file.metadata
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The tensor keys, in file order."""
+        return tuple(self.file.tensors)
+
+    @property
+    def name(self) -> str:
+        """What to call the adapter: its folder, or its file without suffix."""
+        return self.path.stem if self.path.is_file() else self.path.resolve().name
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where an adapter's files are, before anything is opened."""
+
+    path: Path
+    weights: Path
+    config: Path | None = None
+    findings: tuple[Finding, ...] = field(default=())
+
+
+def locate(path: Path) -> Located:
+    """Find the weights and the config that belong to a path given by a person.
+
+    Raises `MissingFile` where there is nothing, `Refused` where there is no adapter.
+    """
+    if not path.exists():
+        raise MissingFile(f"{path} is not there", next="check the path, or give a Hub id as owner/name")
+    if path.is_dir():
+        return _locate_in_folder(path)
+    if path.name == CONFIG:
+        return _locate_in_folder(path.parent)
+    if path.suffix == ".zip":
+        return locate_in_zip(path)
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise Refused(f"{path.name} is not an adapter file", next=f"give a folder, a zip of one, or a {', '.join(WEIGHT_SUFFIXES)} file")
+    config = path.parent / CONFIG
+    return Located(path, path, config if config.is_file() else None)
+
+
+def _locate_in_folder(folder: Path) -> Located:
+    config = folder / CONFIG if (folder / CONFIG).is_file() else None
+    for name in WEIGHT_NAMES:
+        if (folder / name).is_file():
+            return Located(folder, folder / name, config)
+    found = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in WEIGHT_SUFFIXES)
+    if len(found) == 1:
+        return Located(folder, found[0], config)
+    if found:
+        names = ", ".join(file.name for file in found[:4])
+        raise Refused(f"{folder.name} holds {len(found)} weights files", f"it is not clear which one is meant: {names}", "give the file itself")
+    if config:
+        raise Refused(f"{folder.name} has a config but no weights", next="download or save the adapter again")
+    raise Refused(f"{folder.name} holds no adapter", f"no {WEIGHT_NAMES[0]} in it", "give the folder that holds the weights file")
+
+
+def locate_in_zip(path: Path, into: Path | None = None) -> Located:
+    """Unpack the adapter files of a zip, and only those, into `into` or a temporary folder."""
+    target = into or Path(tempfile.mkdtemp(prefix="loom-zip-"))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = [info for info in archive.infolist() if _is_wanted(info)]
+            if sum(info.file_size for info in wanted) > _MAX_ZIP_BYTES:
+                raise Refused(f"{path.name} unpacks to more than {_MAX_ZIP_BYTES >> 30} GiB")
+            if len({Path(info.filename).parent for info in wanted}) > 1:
+                raise Refused(f"{path.name} holds several adapters", next="give each as a zip of its own, or unpack it and give the folders")
+            for info in wanted:  # the base name alone, so that no member can point outside the target
+                with archive.open(info) as source, (target / Path(info.filename).name).open("wb") as out:
+                    while chunk := source.read(1 << 20):
+                        out.write(chunk)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        raise Refused(f"{path.name} is not a whole zip file", str(error), "pack or download it again") from error
+    if not wanted:
+        raise Refused(f"{path.name} holds no adapter", next=f"put {CONFIG} and {WEIGHT_NAMES[0]} into it")
+    inner = _locate_in_folder(target)
+    return Located(path, inner.weights, inner.config)
+
+
+def _is_wanted(info: zipfile.ZipInfo) -> bool:
+    name = Path(info.filename).name
+    hidden = name.startswith(".") or "__MACOSX" in info.filename
+    return not info.is_dir() and not hidden and (name == CONFIG or Path(name).suffix in WEIGHT_SUFFIXES)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open an adapter's files; headers only, no values are read."""
+    located = locate(path)
+    config = read_config(located.config) if located.config else None
+    return Bundle(path, located.weights, open_tensors(located.weights), config, located.findings)
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """Read adapter_config.json as a mapping; anything else is refused."""
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise Refused(f"{path.name} is {path.stat().st_size} bytes", "a config is a few thousand")
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"{path.name} is not JSON", str(error), "save the adapter again") from error
+    if not isinstance(loaded, dict):
+        raise Refused(f"{path.name} holds a {type(loaded).__name__}", "expected an object of settings")
+    return loaded
