@@ -1,4 +1,4 @@
-"""One adapter, whatever file it came from: modules by the base model's dotted path, each a low-rank pair with its scaling."""
+"""One adapter, whatever file it came from: modules by the base model's dotted path, each a scaled low-rank pair."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Finding:
 
 
 def delta_scale(rank: int, alpha: float, rslora: bool = False) -> float:
-    """The factor s in dW = s B A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. The only place that knows it."""
+    """The factor s in dW = s B A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (arXiv:2312.03732)."""
     return alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
@@ -35,8 +35,9 @@ def delta_scale(rank: int, alpha: float, rslora: bool = False) -> float:
 class LoraModule:
     """The pair that adapts one target module: dW = scaling * B @ A, of shape (d_out, d_in).
 
-    Convolutions are flattened: d_in counts in_channels * kernel height * kernel width, `kernel` gives the last two back.
-    An embedding's pair has d_in = vocabulary and d_out = width. `load` reads A (rank, d_in) and B (d_out, rank) as float32.
+    Convolutions are flattened: d_in counts in_channels * kernel height * kernel width, and `kernel` gives the last two
+    back. An embedding's pair has d_in = vocabulary and d_out = width. `load` reads A (rank, d_in) and B (d_out, rank)
+    as float32.
     """
 
     name: str
@@ -46,17 +47,17 @@ class LoraModule:
     scaling: float
     load: Callable[[], tuple[Array, Array]]
     kind: Kind = "linear"
-    kernel: tuple[int, int] | None = None
+    kernel: tuple[int, ...] | None = None
     dtype: str = "F32"
     origin: str = "lora"
 
     @property
-    def A(self) -> Array:  # noqa: N802 - the field's own name
+    def A(self) -> Array:
         """The down matrix, (rank, d_in), without the scaling."""
         return self.load()[0]
 
     @property
-    def B(self) -> Array:  # noqa: N802 - the field's own name
+    def B(self) -> Array:
         """The up matrix, (d_out, rank), without the scaling."""
         return self.load()[1]
 
@@ -111,7 +112,8 @@ class Adapter:
             return self.modules[module].delta()
         except KeyError:
             some = ", ".join(list(self.modules)[:3])
-            raise LoomError(f"{self.name} does not adapt {module!r}", f"it adapts {len(self.modules)} modules such as {some}") from None
+            why = f"it adapts {len(self.modules)} modules such as {some}"
+            raise LoomError(f"{self.name} does not adapt {module!r}", why) from None
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -22,7 +22,16 @@ from studio.late import torch
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
-_NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+_NUMPY_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+}
 _MAX_TENSORS = 200_000
 _LFS_MARK = b"version https://git-lfs.github.com/spec/"
 
@@ -72,9 +81,11 @@ def open_tensors(path: Path) -> TensorFile:
             "run `git lfs pull` in it, or download the file itself",
         )
     if head[:4] == b"GGUF":
-        from studio.formats.gguf import open_gguf_tensors
-
-        return open_gguf_tensors(path)
+        raise Refused(
+            f"{path.name} is a GGUF file",
+            "GGUF adapters are not read here",
+            "use the PEFT folder that it was converted from",
+        )
     if head[:4] == b"PK\x03\x04":
         return open_npz(path) if path.suffix == ".npz" else open_pickle(path)
     if head[:1] == b"\x80" or path.suffix in {".bin", ".pt", ".pth"}:
@@ -86,12 +97,18 @@ def open_safetensors(path: Path) -> TensorFile:
     """Map a safetensors file; the library checks the header, the values stay on disk."""
     size = path.stat().st_size
     if size < 8:
-        raise Refused(f"{path.name} holds {size} bytes", "a safetensors file starts with an 8-byte length", "download or save it again")
+        raise Refused(
+            f"{path.name} holds {size} bytes",
+            "a safetensors file starts with an 8-byte length",
+            "download or save it again",
+        )
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
     except Exception as error:  # the library raises its own type; its text says which rule the header broke
-        raise Refused(f"{path.name} is not a whole safetensors file", str(error), "download or save it again") from error
+        raise Refused(
+            f"{path.name} is not a whole safetensors file", str(error), "download or save it again"
+        ) from error
     with path.open("rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         header: dict[str, Any] = json.loads(raw.read(length))
@@ -115,7 +132,9 @@ def open_npz(path: Path) -> TensorFile:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: np.asarray(archive[key]) for key in archive.files}
     except (ValueError, OSError, KeyError, EOFError) as error:
-        raise Refused(f"{path.name} is not a whole numpy archive", str(error), "save it again with numpy.savez") from error
+        raise Refused(
+            f"{path.name} is not a whole numpy archive", str(error), "save it again with numpy.savez"
+        ) from error
     return TensorFile({key: _from_numpy(array) for key, array in arrays.items()})
 
 
@@ -126,7 +145,9 @@ def open_pickle(path: Path) -> TensorFile:
     except Exception as error:  # the unpickler raises many types; any of them means "not plain tensors"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(
-            f"{path.name} cannot be read as plain tensors", reason, "convert it to safetensors on a machine that trusts it"
+            f"{path.name} cannot be read as plain tensors",
+            reason,
+            "convert it to safetensors on a machine that trusts it",
         ) from error
     if isinstance(loaded, (list, tuple)):
         loaded = {str(index): value for index, value in enumerate(loaded)}
@@ -162,8 +183,8 @@ def _read_mapped(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) ->
     if count == 0:
         return np.zeros(shape, np.float32)
     if dtype == "BF16":  # the upper half of a float32
-        raw = np.memmap(path, "<u2", "r", offset, (count,))
-        return (np.asarray(raw, np.uint32) << 16).view(np.float32).reshape(shape)
+        halves = np.memmap(path, "<u2", "r", offset, (count,))
+        return (np.asarray(halves, np.uint32) << 16).view(np.float32).reshape(shape)
     if dtype in _NUMPY_DTYPES:
         mapped = np.memmap(path, _NUMPY_DTYPES[dtype], "c", offset, (count,))
         return np.asarray(mapped, np.float32).reshape(shape)
@@ -172,4 +193,8 @@ def _read_mapped(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) ->
         if kind is not None:
             raw = np.fromfile(path, np.uint8, count, offset=offset)
             return _torch_to_numpy(torch.from_numpy(raw).view(kind)).reshape(shape)
-    raise Refused(f"{path.name} stores a tensor as {dtype}", "that number format is not supported", "save it as float32, float16 or bfloat16")
+    raise Refused(
+        f"{path.name} stores a tensor as {dtype}",
+        "that number format is not supported",
+        "save it as float32, float16 or bfloat16",
+    )

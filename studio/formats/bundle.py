@@ -17,7 +17,13 @@ from studio.tensors import TensorFile, TensorRef, open_tensors
 
 CONFIG = "adapter_config.json"
 # In the order of trust: a folder that holds several is read from the first.
-WEIGHT_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapters.safetensors", "adapter_model.bin", "adapters.npz")
+WEIGHT_NAMES = (
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "adapters.safetensors",
+    "adapter_model.bin",
+    "adapters.npz",
+)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf")
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_ZIP_BYTES = 16 << 30
@@ -78,7 +84,10 @@ def locate(path: Path) -> Located:
     if path.suffix == ".zip":
         return locate_in_zip(path)
     if path.suffix not in WEIGHT_SUFFIXES:
-        raise Refused(f"{path.name} is not an adapter file", next=f"give a folder, a zip of one, or a {', '.join(WEIGHT_SUFFIXES)} file")
+        raise Refused(
+            f"{path.name} is not an adapter file",
+            next=f"give a folder, a zip of one, or a {', '.join(WEIGHT_SUFFIXES)} file",
+        )
     config = path.parent / CONFIG
     return Located(path, path, config if config.is_file() else None)
 
@@ -93,10 +102,16 @@ def _locate_in_folder(folder: Path) -> Located:
         return Located(folder, found[0], config)
     if found:
         names = ", ".join(file.name for file in found[:4])
-        raise Refused(f"{folder.name} holds {len(found)} weights files", f"it is not clear which one is meant: {names}", "give the file itself")
+        raise Refused(
+            f"{folder.name} holds {len(found)} weights files",
+            f"it is not clear which one is meant: {names}",
+            "give the file itself",
+        )
     if config:
         raise Refused(f"{folder.name} has a config but no weights", next="download or save the adapter again")
-    raise Refused(f"{folder.name} holds no adapter", f"no {WEIGHT_NAMES[0]} in it", "give the folder that holds the weights file")
+    raise Refused(
+        f"{folder.name} holds no adapter", f"no {WEIGHT_NAMES[0]} in it", "give the folder that holds the weights file"
+    )
 
 
 def locate_in_zip(path: Path, into: Path | None = None) -> Located:
@@ -108,7 +123,10 @@ def locate_in_zip(path: Path, into: Path | None = None) -> Located:
             if sum(info.file_size for info in wanted) > _MAX_ZIP_BYTES:
                 raise Refused(f"{path.name} unpacks to more than {_MAX_ZIP_BYTES >> 30} GiB")
             if len({Path(info.filename).parent for info in wanted}) > 1:
-                raise Refused(f"{path.name} holds several adapters", next="give each as a zip of its own, or unpack it and give the folders")
+                raise Refused(
+                    f"{path.name} holds several adapters",
+                    next="give each as a zip of its own, or unpack it and give the folders",
+                )
             for info in wanted:  # the base name alone, so that no member can point outside the target
                 with archive.open(info) as source, (target / Path(info.filename).name).open("wb") as out:
                     while chunk := source.read(1 << 20):

@@ -1,0 +1,152 @@
+"""Save an adapter so that it is either wholly there and equal to what was composed, or not there at all.
+
+Written beside the target under a temporary name, synced, read back and compared, then renamed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from studio.adapter import Adapter, LoraModule
+from studio.errors import LoomError
+from studio.formats import peft, peft_write
+from studio.formats.bundle import CONFIG, open_bundle
+from studio.formats.safetensors_file import DTYPE_CODES, SaveDtype
+
+RECIPE, CARD = "recipe.yaml", "README.md"
+_WRITERS = {"peft": peft_write.write}
+# What an export consists of: a folder with anything else in it is never replaced.
+_OWN_FILES = {CONFIG, peft_write.WEIGHTS, RECIPE, CARD}
+# Largest relative error of a delta, ||read - meant|| / ||meant||: two factors, each rounded once.
+_TOLERANCE: Mapping[str, float] = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1e-2}
+
+
+def save_adapter(
+    adapter: Adapter,
+    path: str | Path,
+    format: str = "peft",
+    *,
+    dtype: SaveDtype = "float32",
+    recipe: str | None = None,
+    card: str | None = None,
+) -> Path:
+    """Write an adapter folder, or a zip of one where the path ends in .zip; returns the path.
+
+    Reads the result back and compares every delta before the name becomes visible. An earlier export there is replaced;
+    raises `LoomError` where something else is, where a number does not fit the dtype, or where the disk refuses.
+    """
+    target = Path(path).expanduser()
+    _check(adapter, target, format, dtype)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            folder = Path(temporary) / "adapter"
+            folder.mkdir()
+            _WRITERS[format](adapter, folder, dtype)
+            _write_text(folder / RECIPE, recipe)
+            _write_text(folder / CARD, card)
+            sync_folder(folder)
+            compare(adapter, peft.read(open_bundle(folder)), _TOLERANCE[dtype])
+            _publish(_zipped(folder) if target.suffix == ".zip" else folder, target, Path(temporary) / "earlier")
+        sync_folder(target.parent)
+    except OSError as error:
+        raise LoomError(
+            f"{target} could not be written", error.strerror or str(error), "choose another place"
+        ) from error
+    return target
+
+
+def compare(meant: Adapter, found: Adapter, tolerance: float) -> None:
+    """Raise `LoomError` unless both adapters update the same modules equally, up to a relative Frobenius error."""
+    if meant.modules.keys() != found.modules.keys() or meant.extras.keys() != found.extras.keys():
+        odd = (meant.modules.keys() ^ found.modules.keys()) | (meant.extras.keys() ^ found.extras.keys())
+        raise LoomError("the saved file does not hold what was composed", f"it differs in {sorted(odd)[0]}")
+    for name, module in meant.modules.items():
+        error = relative_error(module, found.modules[name])
+        if not error <= tolerance:
+            raise LoomError(
+                "the saved file does not equal what was composed",
+                f"{name} differs by {error:.2g} of its norm, {tolerance:g} is allowed",
+                "save as float32",
+            )
+
+
+def relative_error(meant: LoraModule, found: LoraModule) -> float:
+    """||dW - dW'|| / ||dW|| in float64 from the factors alone; the absolute error where the first is zero."""
+    a, b = (x.astype(np.float64) for x in meant)
+    c, d = (x.astype(np.float64) for x in found)
+    down, up = np.vstack([a, c]), np.hstack([meant.scaling * b, -found.scaling * d])
+    square = float(np.sum((down @ down.T) * (up.T @ up)))
+    if not math.isfinite(square):
+        return math.inf
+    # Cancellation in the Gram matrices leaves about 1e-16 of the squared norms; nothing smaller can be told from zero.
+    return math.sqrt(max(square, 0.0)) / (meant.norm() or 1.0)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable, where the system can."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check(adapter: Adapter, target: Path, format: str, dtype: str) -> None:
+    if format not in _WRITERS:
+        raise LoomError(f"there is no writer for {format!r}", next=f"choose one of {', '.join(_WRITERS)}")
+    if dtype not in DTYPE_CODES:
+        raise LoomError(f"tensors are not saved as {dtype!r}", next=f"choose one of {', '.join(DTYPE_CODES)}")
+    if not adapter.modules:
+        raise LoomError(f"{adapter.name} adapts no module", next="keep at least one")
+    if target.is_dir() and not _is_replaceable(target):
+        raise LoomError(f"{target} holds something else than an export", "it is not overwritten", "choose another name")
+    if target.exists() and not target.is_dir() and (target.suffix != ".zip" or not zipfile.is_zipfile(target)):
+        raise LoomError(f"{target} is a file, not an export", "it is not overwritten", "choose another name")
+
+
+def _is_replaceable(folder: Path) -> bool:
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or (CONFIG in names and names <= _OWN_FILES)
+
+
+def _write_text(path: Path, text: str | None) -> None:
+    if text is None:
+        return
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _zipped(folder: Path) -> Path:
+    packed = folder.with_suffix(".zip")
+    with packed.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for member in sorted(folder.iterdir()):
+                archive.write(member, member.name)
+        file.flush()
+        os.fsync(file.fileno())
+    return packed
+
+
+def _publish(ready: Path, target: Path, aside: Path) -> None:
+    """Rename into place; an earlier export folder steps aside first and comes back if the rename fails."""
+    if not target.is_dir():
+        os.replace(ready, target)
+        return
+    target.rename(aside)
+    try:
+        ready.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise

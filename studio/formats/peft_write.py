@@ -1,0 +1,112 @@
+"""Write a PEFT folder that stock PEFT loads with equal deltas.
+
+Every module gets the same rank r = lora_alpha (factors padded with zeros, scaling folded into B), so that no pattern
+has to be matched: PEFT matches names by suffix, and one pattern could catch a second module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studio.adapter import Adapter, LoraModule
+from studio.formats.bundle import CONFIG
+from studio.formats.safetensors_file import SaveDtype, write_safetensors
+from studio.tensors import Array
+
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_HUB_ID = re.compile(r"[\w][\w.\-]{0,95}(/[\w][\w.\-]{0,95})?")
+# For these tasks PEFT itself adds the head to modules_to_save and then fails to load a file without one.
+_HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
+
+
+def write(adapter: Adapter, folder: Path, dtype: SaveDtype) -> None:
+    """Write adapter_config.json and adapter_model.safetensors into an existing folder."""
+    rank = adapter.rank
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in adapter.modules.items():
+        down, up = _keys(name, module)
+        kernel = module.kernel or ()
+        shapes[down] = (rank, module.d_in // int(np.prod(kernel, dtype=np.int64)), *kernel)
+        shapes[up] = (module.d_out, rank, *(1 for _ in kernel))
+    for name, tensor in adapter.extras.items():
+        shapes[_extra_key(name, adapter)] = tensor.shape
+    write_safetensors(folder / WEIGHTS, shapes, _values(adapter, shapes), dtype, {"format": "pt"})
+    text = json.dumps(config_of(adapter), indent=2, sort_keys=True, ensure_ascii=False)
+    with (folder / CONFIG).open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def config_of(adapter: Adapter) -> dict[str, Any]:
+    """The adapter_config.json of an export."""
+    saved = _modules_to_save(adapter)
+    task = adapter.config.get("task_type")
+    return {
+        "alpha_pattern": {},
+        "base_model_name_or_path": hub_id_or_none(adapter.base),
+        "bias": "none",
+        "fan_in_fan_out": bool(adapter.config.get("fan_in_fan_out", False)),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": adapter.rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": saved or None,
+        "peft_type": "LORA",
+        "r": adapter.rank,
+        "rank_pattern": {},
+        "target_modules": sorted(adapter.modules),
+        "task_type": None if task in _HEAD_TASKS and not saved else task,
+        "use_rslora": False,
+    }
+
+
+def hub_id_or_none(base: str | None) -> str | None:
+    """The base's name if it looks like a Hub id; a path of somebody's machine says nothing to anybody else."""
+    return base if base and _HUB_ID.fullmatch(base) else None
+
+
+def pad_rank(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
+    """The same product at a larger rank: zero rows below A, zero columns beside B."""
+    more = rank - a.shape[0]
+    return np.pad(a, ((0, more), (0, 0))), np.pad(b, ((0, 0), (0, more)))
+
+
+def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
+    for name, module in adapter.modules.items():
+        down, up = _keys(name, module)
+        a, b = pad_rank(module.A, (module.scaling * module.B).astype(np.float32, copy=False), adapter.rank)
+        yield down, a.reshape(shapes[down])
+        yield up, b.reshape(shapes[up])
+    for name, tensor in adapter.extras.items():
+        yield _extra_key(name, adapter), tensor.read()
+
+
+def _keys(name: str, module: LoraModule) -> tuple[str, str]:
+    if module.kind == "embedding":
+        return f"{_PREFIX}{name}.lora_embedding_A", f"{_PREFIX}{name}.lora_embedding_B"
+    return f"{_PREFIX}{name}.lora_A.weight", f"{_PREFIX}{name}.lora_B.weight"
+
+
+def _extra_key(name: str, adapter: Adapter) -> str:
+    """PEFT keeps a target's own bias under the layer that it wraps."""
+    owner, _, leaf = name.rpartition(".")
+    return f"{_PREFIX}{owner}.base_layer.{leaf}" if owner in adapter.modules else _PREFIX + name
+
+
+def _modules_to_save(adapter: Adapter) -> list[str]:
+    """The heads among the extras: those that the source's config names, found in its tensors."""
+    named = adapter.config.get("modules_to_save") or ()
+    if isinstance(named, str):
+        named = (named,)
+    if not named and adapter.config.get("task_type") in _HEAD_TASKS:
+        named = ("classifier", "score", "qa_outputs")
+    return sorted(name for name in named if any(f".{name}." in f".{extra}" for extra in adapter.extras))
