@@ -1,0 +1,34 @@
+# make run, make test: each makes what it needs first. Variables: HOST, PORT (where the studio listens), PYTHON (which makes .venv).
+HOST ?= 127.0.0.1
+PORT ?= 7860
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: help venv run test lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
+
+venv: ## Make the environment of the studio and its tests (.venv); again only when requirements change
+	@PYTHON=$(PYTHON) sh tools/venv.sh
+
+run: venv ## Open the studio on http://HOST:PORT
+	GRADIO_SERVER_NAME=$(HOST) GRADIO_SERVER_PORT=$(PORT) $(PY) app.py
+
+test: venv ## Run every test (fetching a Chromium if there is none), then lint
+	$(PY) tests/chromium.py
+	$(PY) -m pytest
+	@$(MAKE) --no-print-directory lint
+
+lint: venv ## Style, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: venv ## Run every benchmark in bench/
+	@set -e; for script in bench/[!_]*.py; do echo "== $$script"; PYTHONPATH=. $(PY) "$$script"; done
+
+clean: ## Remove caches and build outputs; .venv stays
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
