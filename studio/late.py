@@ -1,7 +1,8 @@
 """Heavy packages, imported when they are first touched and not before.
 
 The page opens, files are inspected and the command line answers without torch, transformers, peft, diffusers or umap.
-`from studio.late import torch` gives the real module at its first attribute, so engine code reads as if it were imported.
+`from studio.late import torch` gives the real module at its first attribute, so engine code reads as if it were
+imported.
 """
 
 from __future__ import annotations

@@ -1,0 +1,330 @@
+"""compose(recipe) -> Adapter + Report: the one function that the page, the command line, the API and the tests call."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from studio import preflight
+from studio.adapter import Adapter, LoraModule
+from studio.errors import Cancelled, CannotMerge
+from studio.late import torch
+from studio.linalg import Pair, gram, inner, stack
+from studio.merging.registry import Draw, Merged, Method, Value
+from studio.merging.stacks import Stack, parts, stacks
+from studio.recipe import Recipe, UnitEdits
+from studio.report import ModuleReport, Report, SourceReport
+from studio.shelf import Shelf
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OnStep = Callable[[int, int, str], None]
+BUDGET = 256 << 20  # working memory of one batch of modules, and of results kept in memory, in bytes
+
+
+class Composition(NamedTuple):
+    """What compose gives: the merged adapter and what was done."""
+
+    adapter: Adapter
+    report: Report
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """The opened adapters of a composition, and their stacked factors once somebody needed them.
+
+    The page keeps one of these while a slider moves, so that a new weight costs algebra and no reading.
+    """
+
+    adapters: tuple[Adapter, ...]
+    budget: int = BUDGET
+    hashes: tuple[str | None, ...] = ()
+
+    @cached_property
+    def small(self) -> bool:
+        """Whether all factors together fit the budget, so that they can be kept."""
+        modules = [module for adapter in self.adapters for module in adapter.modules.values()]
+        return sum(8 * module.rank * (module.d_in + module.d_out) for module in modules) <= self.budget
+
+    @cached_property
+    def _kept(self) -> tuple[Stack, ...]:
+        return tuple(stacks(self.adapters, budget=self.budget))
+
+    def stacks(self, *, dense: bool) -> Iterable[Stack]:
+        """The modules in batches; from memory where they fit."""
+        if self.small and not dense:
+            return self._kept
+        return stacks(self.adapters, budget=self.budget, dense=dense)
+
+
+def compose(
+    recipe: Recipe,
+    sources: Sources | None = None,
+    *,
+    on_step: OnStep | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Composition:
+    """Do what the recipe says. Pure: the same recipe on the same files gives the same bytes.
+
+    `sources` are the recipe's adapters if they are open already. `on_step(done, total, module)` tells the progress;
+    `stop()` true raises `Cancelled`. Raises `CannotMerge` for what cannot be right.
+    """
+    if sources is None:
+        from studio.sources import open_sources
+
+        sources = open_sources(recipe)
+    started = time.perf_counter()
+    warnings = preflight.check(_heard(recipe, sources.adapters), recipe.chosen, other_bases=recipe.other_bases)
+    work = _Work(recipe, sources, on_step, stop)
+    for batch in sources.stacks(dense=recipe.chosen.space == "delta"):
+        work.take(batch)
+    if not work.modules:
+        raise CannotMerge("Nothing is left to merge", "every weight is zero or every unit is muted", "raise a weight")
+    adapter = _result(recipe, sources.adapters, work.modules)
+    return Composition(adapter, _report(recipe, sources, work, adapter, warnings, time.perf_counter() - started))
+
+
+def merge(
+    adapters: Sequence[Adapter],
+    method: str = "cat",
+    weights: Sequence[float] | None = None,
+    *,
+    scale: float = 1.0,
+    seed: int = 0,
+    extras: str | None = None,
+    other_bases: bool = False,
+    name: str = "merge",
+    **knobs: Value,
+) -> Adapter:
+    """Merge opened adapters; the Python face of `compose`. Weights default to the method's own (1/N or 1)."""
+    recipe = recipe_for(
+        adapters, method, weights, knobs, scale=scale, seed=seed, extras=extras, other_bases=other_bases, name=name
+    )
+    return compose(recipe, Sources(tuple(adapters))).adapter
+
+
+def recipe_for(
+    adapters: Sequence[Adapter], method: str, weights: Sequence[float] | None, knobs: Mapping[str, Any], **fields: Any
+) -> Recipe:
+    """The recipe that merges these adapters. Raises `BadRecipe` for a wrong number of weights or a bad knob."""
+    from studio.errors import BadRecipe
+    from studio.recipe import parse
+
+    if weights is not None and len(weights) != len(adapters):
+        raise BadRecipe(f"{len(weights)} weights for {len(adapters)} adapters", next="give one weight for each")
+    given = weights if weights is not None else [None] * len(adapters)
+    sources = [
+        {
+            "path": str(adapter.path or adapter.name),
+            "name": adapter.name,
+            "weight": None if weight is None else float(weight),
+        }
+        for adapter, weight in zip(adapters, given, strict=True)
+    ]
+    return parse({"sources": sources, "method": method, "knobs": dict(knobs), **fields})
+
+
+def _heard(recipe: Recipe, adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The adapters with some weight other than zero; the others cannot spoil anything."""
+    return [
+        adapter
+        for source, weight, adapter in zip(recipe.sources, recipe.weights, adapters, strict=True)
+        if weight or any(source.modules.values())
+    ]
+
+
+@dataclass(eq=False)
+class _Work:
+    """A composition under way: what each batch adds."""
+
+    recipe: Recipe
+    sources: Sources
+    on_step: OnStep | None
+    stop: Callable[[], bool] | None
+    modules: dict[str, LoraModule] = field(default_factory=dict)
+    rows: list[ModuleReport] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        count = len(self.sources.adapters)
+        self.method: Method = self.recipe.chosen
+        self.knobs = self.method.check(self.recipe.knobs)
+        self.shelf = Shelf(self.sources.budget)
+        self.gram = torch.zeros(count, count, dtype=torch.float64)
+        self.edits: list[UnitEdits] = [source.units for source in self.recipe.sources]
+        self.total = len({name for adapter in self.sources.adapters for name in adapter.modules})
+        self.done = 0
+
+    def take(self, batch: Stack) -> None:
+        """Merge one batch of modules."""
+        weights = self._weights(batch)
+        for part, part_weights in parts(batch, weights, self.edits):
+            if self.stop and self.stop():
+                raise Cancelled("The merge was stopped")
+            self._merge(part, part_weights)
+        self.done += len(batch)
+        if self.on_step:
+            self.on_step(self.done, self.total, batch.names[-1])
+
+    def _weights(self, batch: Stack) -> Tensor:
+        default = self.recipe.weights
+        chosen = [(self.recipe.sources[i], default[i]) for i in batch.sources]
+        return torch.tensor([[s.weight_for(name, w) for s, w in chosen] for name in batch.names], dtype=torch.float64)
+
+    def _merge(self, part: Stack, weights: Tensor) -> None:
+        draw = {"draw": Draw(self.recipe.seed, part.names)} if self.method.draws else {}
+        merged = self.method.run(part.pairs, weights.float(), **self.knobs, **draw)
+        pair = merged.pair if self.recipe.scale == 1 else merged.pair.scaled(self.recipe.scale)
+        products = gram(part.pairs)
+        index = torch.tensor(part.sources)
+        self.gram[index[:, None], index] += products.sum(0)
+        self._keep(part, pair)
+        self.rows += _module_reports(part, weights * self.recipe.scale, pair, merged, products, self._names())
+
+    def _keep(self, part: Stack, pair: Pair) -> None:
+        a, b, like = pair.A.float().numpy(), pair.B.float().numpy(), part.like
+        if not (math.isfinite(float(a.sum())) and math.isfinite(float(b.sum()))):
+            raise CannotMerge(
+                f"The merge of {part.names[0]} is not finite", "a source holds NaN or numbers too large", "remove it"
+            )
+        for i, name in enumerate(part.names):
+            load = self.shelf.put(a[i], b[i])
+            self.modules[name] = LoraModule(name, pair.rank, like.d_in, like.d_out, 1.0, load, like.kind, like.kernel)
+
+    def _names(self) -> list[str]:
+        return [adapter.name for adapter in self.sources.adapters]
+
+
+def _module_reports(
+    part: Stack, weights: Tensor, pair: Pair, merged: Merged, products: Tensor, names: Sequence[str]
+) -> list[ModuleReport]:
+    wide = stack([p.double().scaled(weights[..., i]) for i, p in enumerate(part.pairs)])
+    before = inner(wide, wide).clamp_min(0).sqrt()
+    after = inner(pair.double(), pair.double()).clamp_min(0).sqrt()
+    dot = inner(pair.double(), wide)
+    sizes = before * after
+    cosine = torch.where(sizes > 0, dot / sizes.clamp_min(1e-300), math.nan).clamp(-1, 1)
+    kept = torch.ones_like(before) if merged.kept is None else merged.kept
+    overlap = _overlap(products)
+    ranks = {names[i]: p.rank for i, p in zip(part.sources, part.pairs, strict=True)}
+    columns = zip(part.names, before.tolist(), after.tolist(), cosine.tolist(), kept.tolist(), overlap, strict=True)
+    d_out, d_in = part.like.shape
+    return [
+        ModuleReport(name, d_out, d_in, ranks, pair.rank, b, n, None if math.isnan(c) else c, min(k, 1.0), o)
+        for name, b, n, c, k, o in columns
+    ]
+
+
+def _overlap(products: Tensor) -> list[float | None]:
+    """Per module, the cosine between two sources that is largest in magnitude."""
+    count = products.shape[-1]
+    if count < 2:
+        return [None] * len(products)
+    cosines = cosines_of(products) - torch.eye(count, dtype=torch.float64)
+    flat = cosines.flatten(1)
+    return [float(x) for x in flat.gather(1, flat.abs().argmax(1, keepdim=True))[:, 0]]
+
+
+def cosines_of(products: Tensor) -> Tensor:
+    """Cosines (..., N, N) from inner products; 0 where a source is zero, 1 on the diagonal."""
+    norms = products.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    sizes = norms[..., :, None] * norms[..., None, :]
+    cosines = torch.where(sizes > 0, products / sizes.clamp_min(1e-300), 0.0).clamp(-1, 1)
+    eye = torch.eye(products.shape[-1], dtype=torch.bool)
+    return torch.where(eye, 1.0, cosines)
+
+
+def _result(recipe: Recipe, adapters: Sequence[Adapter], modules: Mapping[str, LoraModule]) -> Adapter:
+    order = {name: None for adapter in adapters for name in adapter.modules if name in modules}
+    heard = _heard(recipe, adapters)
+    carrier = next((adapter for adapter in adapters if adapter.name == recipe.extras), None)
+    if recipe.extras and carrier is None:
+        raise CannotMerge(
+            f"Extras were to come from {recipe.extras!r}", "no source has that name", "name one of the sources"
+        )
+    tasks = {adapter.config.get("task_type") for adapter in heard}
+    config: dict[str, Any] = {"fan_in_fan_out": any(adapter.config.get("fan_in_fan_out") for adapter in heard)}
+    if len(tasks) == 1 and (task := tasks.pop()):
+        config["task_type"] = task
+    if carrier is not None:
+        config |= {key: carrier.config[key] for key in ("modules_to_save", "bias") if key in carrier.config}
+    return Adapter(
+        name=recipe.name or "merge",
+        modules={name: modules[name] for name in order},
+        dialect="peft",
+        evidence=f"composed by {recipe.method}",
+        base=recipe.base or preflight.common_base(heard),
+        extras=carrier.extras if carrier is not None else {},
+        config=config,
+    )
+
+
+def _report(
+    recipe: Recipe, sources: Sources, work: _Work, adapter: Adapter, warnings: tuple[str, ...], seconds: float
+) -> Report:
+    norms = work.gram.diagonal().clamp_min(0).sqrt().tolist()
+    names = [source.name for source in sources.adapters]
+    hashes = sources.hashes or (None,) * len(names)
+    about = tuple(
+        SourceReport(a.name, w, n, a.ranks, len(a.modules), h)
+        for a, w, n, h in zip(sources.adapters, recipe.weights, norms, hashes, strict=True)
+    )
+    heard = [(name, norm) for name, norm, weight in zip(names, norms, recipe.weights, strict=True) if weight]
+    rows = tuple(work.rows)
+    before, after, dot = (
+        math.fsum(values) for values in zip(*((r.norm_before**2, r.norm**2, _dot(r)) for r in rows), strict=True)
+    )
+    wanted = [(row.norm**2 / row.kept if row.kept else 0.0, row.norm**2) for row in rows]
+    want, held = math.fsum(w for w, _ in wanted), math.fsum(h for _, h in wanted)
+    return Report(
+        method=recipe.method,
+        knobs=work.knobs,
+        scale=recipe.scale,
+        seed=recipe.seed,
+        sources=about,
+        cosines=tuple(tuple(row) for row in cosines_of(work.gram).tolist()),
+        kept_energy=held / want if want else 1.0,
+        cosine_to_sum=dot / math.sqrt(before * after) if before * after > 0 else None,
+        error_to_sum=math.sqrt(max(before + after - 2 * dot, 0.0) / before) if before else 0.0,
+        norm_before=math.sqrt(before),
+        norm_after=math.sqrt(after),
+        rank=adapter.rank,
+        parameters=sum(m.rank * (m.d_in + m.d_out) for m in adapter.modules.values()),
+        extras=_extras(recipe, sources.adapters),
+        warnings=(*warnings, *preflight.loudness(*zip(*heard, strict=True))) if heard else warnings,
+        modules=rows,
+        seconds=seconds,
+        recipe_digest=recipe.digest(),
+    )
+
+
+def _dot(row: ModuleReport) -> float:
+    return 0.0 if row.cosine is None else row.cosine * row.norm_before * row.norm
+
+
+def _extras(recipe: Recipe, adapters: Sequence[Adapter]) -> str:
+    """One sentence on heads, biases and other full tensors."""
+    having = [adapter for adapter in adapters if adapter.extras]
+    if not having:
+        return "none"
+    dropped = [f"{adapter.name} ({len(adapter.extras)})" for adapter in having if adapter.name != recipe.extras]
+    carried = [f"{adapter.name} ({len(adapter.extras)})" for adapter in having if adapter.name == recipe.extras]
+    said = [f"carried from {carried[0]}"] if carried else []
+    return "; ".join(said + ([f"dropped from {', '.join(dropped)}"] if dropped else []))
+
+
+def renamed_apart(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
+    """The adapters under names of their own: a second `math` becomes `math 2`."""
+    taken: set[str] = set()
+    found = []
+    for adapter in adapters:
+        name, number = adapter.name, 2
+        while name in taken:
+            name, number = f"{adapter.name} {number}", number + 1
+        taken.add(name)
+        found.append(replace(adapter, name=name))
+    return tuple(found)

@@ -1,0 +1,61 @@
+"""Export: the composed adapter with its recipe and card, read back and compared before anyone is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from studio import __version__
+from studio.compose import Composition
+from studio.formats import save_adapter
+from studio.recipe import Recipe
+from studio.report import Report
+
+
+def export(
+    composition: Composition, recipe: Recipe, out: Path, *, format: str = "peft", dtype: str = "float32"
+) -> Path:
+    """Write the adapter to a folder or a .zip.
+
+    Raises `LoomError` if what was read back differs from what was composed.
+    """
+    adapter, report = composition
+    return save_adapter(
+        adapter, out, format, dtype=dtype, recipe=recipe.to_yaml(), card=card(adapter.base, recipe, report)
+    )
+
+
+def card(base: str | None, recipe: Recipe, report: Report) -> str:
+    """The model card: what was merged, how, with which numbers, and what to think of before publishing it."""
+    rows = [
+        f"| {source.name} | {source.weight:g} | {source.norm:.4g} | {', '.join(map(str, source.ranks))} | "
+        f"`{source.sha256[:16] if source.sha256 else 'not from a file'}` |"
+        for source in report.sources
+    ]
+    front = [
+        "---",
+        "library_name: peft",
+        "tags: [lora, merge, lora-loom]",
+        *([f"base_model: {base}"] if base else []),
+        "---",
+    ]
+    to_sum = "-" if report.cosine_to_sum is None else f"{report.cosine_to_sum:.4f}"
+    return "\n".join(
+        [
+            *front,
+            "",
+            f"# {recipe.name or 'A merged adapter'}",
+            "",
+            recipe.note
+            or f"Merged by LoRA Loom {__version__} with the method `{recipe.method}`; `recipe.yaml` repeats it.",
+            "",
+            "| source | weight | norm | ranks | SHA-256 of its weights |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            f"Kept energy {report.kept_energy:.4%}, cosine to the exact weighted sum {to_sum}, "
+            f"norm {report.norm_after:.4g}, rank {report.rank}, {len(report.modules)} modules. Other tensors (heads, biases): {report.extras}.",
+            "",
+            "Licence: a merge carries the terms of every source and of the base model. Check them before you publish.",
+            "",
+        ]
+    )

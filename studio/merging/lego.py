@@ -1,0 +1,115 @@
+"""LoRA-LEGO: cluster the minimal semantic units of all sources, and build the merge from the clusters' centres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from studio.late import torch
+from studio.linalg import Pair, canonical, stack
+from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
+from studio.units.cluster import kmeans
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Norm = Literal["inf", "2"]
+Feature = Literal["joint", "half_normalised"]
+Form = Literal["raw", "canonical"]
+
+
+class Pool(NamedTuple):
+    """All units of a module: A (..., n, d_in) and B (..., d_out, n); unit t is row t of A with column t of B."""
+
+    A: Tensor
+    B: Tensor
+
+
+@method(
+    title="LoRA-LEGO: cluster the units",
+    source="arXiv 2409.16167 (ICLR 2025); spec merging 1.2",
+    laws=Laws(order=False, gauge=False, homogeneous=True),
+    default_weight="one",
+    tier="experimental",
+)
+def lego(
+    pairs: Sequence[Pair],
+    weights: Tensor,
+    *,
+    draw: Draw,
+    k: Annotated[
+        int,
+        Range(1, 256, 1, auto=0),
+        Help("Number of clusters, which is the rank of the result; 0 takes the largest source rank."),
+    ] = 0,
+    parameter_reweighting: Annotated[
+        bool, Help("Give each centroid the mean norm of its members, which averaging shrinks.")
+    ] = True,
+    q: Annotated[Norm, Help("The norm used for that: inf as in the public implementations, or 2.", "Norm q")] = "inf",
+    output_reweighting: Annotated[
+        bool, Help("Scale the result by sqrt(r_ref / k), so that its output varies as much as a source's.")
+    ] = True,
+    r_ref: Annotated[
+        float,
+        Range(1, 512, 1, auto=0),
+        Help("The reference rank for that; 0 takes the mean of the source ranks.", "Reference rank"),
+    ] = 0,
+    feature: Annotated[
+        Feature, Help("What is clustered: the whole unit, or its two halves each scaled to length 1.")
+    ] = "joint",
+    form: Annotated[
+        Form,
+        Help("raw: the rows as trained, as published. canonical: singular directions, free of training luck."),
+    ] = "raw",
+    restarts: Annotated[int, Range(1, 50, 1), Help("Runs of k-means; the one with the lowest inertia is kept.")] = 10,
+) -> Merged:
+    """Clusters the rank-one units of all adapters and builds the merge from the centres; prunes a single adapter too."""
+    pool = pool_of(pairs, weights, form)
+    count = pool.A.shape[-2]
+    k = min(k or max(pair.rank for pair in pairs), count)
+    labels = cluster(pool, k, feature=feature, restarts=restarts, seed=draw.seed)
+    reference = r_ref or sum(pair.rank for pair in pairs) / len(pairs)
+    pair = centroids(pool, labels, k, q=q if parameter_reweighting else None)
+    return Merged(pair.scaled((reference / k) ** 0.5 if output_reweighting else 1.0).single())
+
+
+def pool_of(pairs: Sequence[Pair], weights: Tensor, form: Form) -> Pool:
+    """The units of all sources, weights inside: the root of |w| in both halves and its sign in b."""
+    chosen = [canonical(pair).single() if form == "canonical" else pair for pair in pairs]
+    return Pool(*stack([pair.scaled(weights[..., i]) for i, pair in enumerate(chosen)]))
+
+
+def unit_gram(pool: Pool, feature: Feature) -> Tensor:
+    """Inner products of the clustered features, (..., n, n) in float64."""
+    a, b = pool.A.double(), pool.B.double()
+    gram_a, gram_b = a @ a.mT, b.mT @ b
+    if feature == "joint":
+        return gram_a + gram_b
+    return _unit_diagonal(gram_a) + _unit_diagonal(gram_b)
+
+
+def cluster(pool: Pool, k: int, *, feature: Feature, restarts: int, seed: int) -> Tensor:
+    """The cluster of each unit, (..., n)."""
+    count = pool.A.shape[-2]
+    if k >= count:
+        return torch.arange(count).expand(pool.A.shape[:-1])
+    return kmeans(unit_gram(pool, feature), k, n_init=restarts, seed=seed).labels
+
+
+def centroids(pool: Pool, labels: Tensor, k: int, *, q: Norm | None) -> Pair:
+    """Mean of each cluster's units; with `q`, brought to the mean q-norm of its members (parameter reweighting)."""
+    joint = torch.cat((pool.A, pool.B.mT), -1).double()
+    members = torch.nn.functional.one_hot(labels, k).to(joint).mT
+    means = members / members.sum(-1, keepdim=True).clamp_min(1)
+    centre = means @ joint
+    if q is not None:
+        order = float("inf") if q == "inf" else 2
+        wanted = means @ torch.linalg.vector_norm(joint, order, -1, keepdim=True)
+        centre = centre * wanted / torch.linalg.vector_norm(centre, order, -1, keepdim=True).clamp_min(1e-12)
+    d_in = pool.A.shape[-1]
+    return Pair(centre[..., :d_in], centre[..., d_in:].mT)
+
+
+def _unit_diagonal(gram: Tensor) -> Tensor:
+    root = gram.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
+    return gram / (root[..., :, None] * root[..., None, :])

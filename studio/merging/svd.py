@@ -1,0 +1,33 @@
+"""The weighted sum cut to a chosen rank, by QR of the factors: no dense matrix is ever built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from studio.linalg import Pair, spectrum
+from studio.merging.cat import weighted
+from studio.merging.registry import Help, Laws, Merged, Range, method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@method(
+    title="SVD: sum at a chosen rank",
+    source="spec merging 0, tool 2; Eckart and Young 1936",
+    laws=Laws(),
+    tier="first",
+)
+def svd(
+    pairs: Sequence[Pair],
+    weights: Tensor,
+    *,
+    rank: Annotated[
+        int, Range(1, 512, 1, auto=0), Help("Rank of the result; 0 takes the largest rank among the sources.")
+    ] = 0,
+) -> Merged:
+    """The best approximation of the weighted sum at a chosen rank; the report says how much energy it keeps."""
+    found = spectrum(weighted(pairs, weights))
+    rank = min(rank or max(pair.rank for pair in pairs), found.S.shape[-1])
+    return Merged(found.pair(rank).single(), found.kept(rank))

@@ -1,0 +1,66 @@
+"""From a recipe's sources to opened adapters, each checked against its pinned content."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from studio.adapter import Adapter
+from studio.compose import Sources, renamed_apart
+from studio.errors import BadRecipe, CannotMerge
+from studio.files import sha256
+from studio.formats import open_adapter
+from studio.recipe import Recipe, Source
+
+EMBEDDED = "loom:"  # a path that starts so is one of the studio's own adapters, wherever the studio is installed
+_ASSETS = Path(__file__).resolve().parent.parent / "assets" / "text" / "adapters"
+
+
+def embedded_paths() -> dict[str, Path]:
+    """The studio's own adapters by recipe path (`loom:math`)."""
+    folders = sorted(_ASSETS.iterdir()) if _ASSETS.is_dir() else []
+    return {f"{EMBEDDED}{folder.name}": folder for folder in folders if (folder / "adapter_config.json").is_file()}
+
+
+def resolve(source: Source) -> Path:
+    """Where a source's files are; a Hub id is fetched at its pinned revision."""
+    if source.hub is not None:
+        from studio.hub import fetch
+
+        return fetch(source.hub, source.revision)
+    path = str(source.path)
+    name = Path(path).name
+    if EMBEDDED in path and name.startswith(EMBEDDED):  # a recipe file's folder may have been put before it
+        found = embedded_paths().get(name)
+        if found is None:
+            raise BadRecipe(f"The studio has no adapter {name!r}", f"it has {', '.join(embedded_paths()) or 'none'}")
+        return found
+    return Path(path).expanduser()
+
+
+def content_hash(adapter: Adapter) -> str | None:
+    """SHA-256 of the weights file an adapter was read from; None for one that is only in memory."""
+    if adapter.path is None or not adapter.path.exists():
+        return None
+    from studio.formats.bundle import locate
+
+    return sha256(adapter.path) if adapter.path.is_file() else sha256(locate(adapter.path).weights)
+
+
+def open_source(source: Source) -> tuple[Adapter, str | None]:
+    """The adapter of a source and its content hash. Raises `CannotMerge` if the file is not the one the recipe pins."""
+    adapter = open_adapter(resolve(source))
+    digest = content_hash(adapter)
+    if source.sha256 and digest != source.sha256:
+        raise CannotMerge(
+            f"{source.title} is not the file the recipe was made with",
+            f"its SHA-256 is {digest or 'unknown'}, the recipe says {source.sha256}",
+            "find the old file, or remove sha256 from the recipe to use this one",
+        )
+    return (replace(adapter, name=source.name) if source.name else adapter), digest
+
+
+def open_sources(recipe: Recipe) -> Sources:
+    """All adapters of a recipe, opened and told apart by name."""
+    opened = [open_source(source) for source in recipe.sources]
+    return Sources(renamed_apart([adapter for adapter, _ in opened]), hashes=tuple(digest for _, digest in opened))
