@@ -69,7 +69,7 @@ def kmeans(
     labels, inertia = _lloyd(problems, labels, k, max_iter)
     best = inertia.argmin(1)
     each = torch.arange(size, device=gram.device)
-    labels, inertia = _hartigan(problems, labels[each, best], k, max_iter)
+    labels, inertia = _hartigan(problems, labels[each, :, best], k, max_iter)
     labels = _in_order(labels, k)
     trivial = problems.count <= k  # every point its own cluster
     labels = torch.where(trivial[:, None], torch.arange(n, device=gram.device), labels)
@@ -101,7 +101,7 @@ def _checked(gram: torch.Tensor, count: torch.Tensor | None, k: int, n_init: int
 
 
 def _seed(problems: _Problems, k: int, n_init: int, seed: int) -> torch.Tensor:
-    """Greedy k-means++ for all problems and restarts; labels (P, n_init, n) of the nearest seed."""
+    """Greedy k-means++ for all problems and restarts; labels (P, n, n_init) of the nearest seed."""
     gram, square = problems.gram, problems.square
     size, n = square.shape
     tries = 2 + int(math.log(k))
@@ -122,7 +122,7 @@ def _seed(problems: _Problems, k: int, n_init: int, seed: int) -> torch.Tensor:
         chosen = after.gather(2, best)[:, :, 0]
         labels = torch.where(chosen < nearest, step, labels)
         nearest = chosen
-    return labels
+    return labels.mT.contiguous()
 
 
 def _to_points(gram: torch.Tensor, square: torch.Tensor, each: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -132,22 +132,21 @@ def _to_points(gram: torch.Tensor, square: torch.Tensor, each: torch.Tensor, poi
 
 
 def _lloyd(problems: _Problems, labels: torch.Tensor, k: int, max_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lloyd's iterations until no label changes; labels (P, n_init, n) and inertia (P, n_init)."""
-    inertia = torch.empty(labels.shape[:2], dtype=problems.gram.dtype, device=problems.gram.device)
-    active = torch.arange(len(labels), device=labels.device)
-    here, now = problems, labels.clone()
+    """Lloyd's iterations until no label changes; labels (P, n, n_init) and inertia (P, n_init)."""
+    inertia = torch.empty_like(labels[:, 0], dtype=problems.gram.dtype)
+    active, here, now, labels = torch.arange(len(labels), device=labels.device), problems, labels, labels.clone()
     for step in range(max_iter + 1):
         now, distance = _fill_empty(here, now, k)
         closest, nearest = distance.min(-1)
         own = distance.gather(-1, now[..., None])[..., 0]
         # A point leaves only for a strictly nearer mean, or ties would let labels wander for ever.
-        moved = torch.where(closest < own, nearest, now)
+        moved = torch.where((closest < own) & here.real[..., None], nearest, now)
         labels[active] = now
-        inertia[active] = torch.where(here.real[:, None], own, 0.0).sum(-1)
-        changing = ((moved != now) & here.real[:, None]).flatten(1).any(1)
+        inertia[active] = (own * here.real[..., None]).sum(1)
+        changing = (moved != now).flatten(1).any(1)
         if step == max_iter or not bool(changing.any()):
             break
-        active, here, now = active[changing], here.take(changing), moved[changing]
+        active, here, now = _still(changing, active, here, moved)
     return labels, inertia
 
 
@@ -157,24 +156,34 @@ def _hartigan(problems: _Problems, labels: torch.Tensor, k: int, max_iter: int) 
     Taking a point at squared distance d out of a cluster of m saves d m / (m - 1); putting it into one costs
     d m / (m + 1). Moves that share no cluster do not disturb each other, so many are made in one step.
     """
+    inertia = torch.empty_like(labels[:, 0], dtype=problems.gram.dtype)
     active, here, now, labels = torch.arange(len(labels), device=labels.device), problems, labels, labels.clone()
-    inertia = torch.empty(len(labels), dtype=problems.gram.dtype, device=labels.device)
     for step in range(max_iter + 1):
-        distance, sizes = (x[:, 0] for x in _to_means(here, now[:, None], k))
+        distance, sizes = _to_means(here, now[..., None], k)
+        distance, sizes = distance[:, :, 0], sizes[:, 0]
         own, members = distance.gather(-1, now[..., None])[..., 0], sizes.gather(-1, now)
         labels[active] = now
         inertia[active] = (own * here.real).sum(-1)
         saved = torch.where((members > 1) & here.real, own * members / (members - 1).clamp_min(1.0), 0.0)
-        cost = (distance * (sizes / (sizes + 1))[:, None]).nan_to_num(math.inf).scatter(-1, now[..., None], math.inf)
+        cost = (distance * (sizes / (sizes + 1))[:, None]).nan_to_num_(math.inf).scatter_(-1, now[..., None], math.inf)
         least, target = cost.min(-1)
         gain = saved - least
         worth = gain > 1e-9 * inertia[active, None]  # rounding must not keep points wandering
         changing = worth.any(1)
         if step == max_iter or not bool(changing.any()):
             break
-        now = torch.where(worth & _disjoint(gain, now, target, k), target, now)
-        active, here, now = active[changing], here.take(changing), now[changing]
+        moved = torch.where(worth & _disjoint(gain, now, target, k), target, now)
+        active, here, now = _still(changing, active, here, moved)
     return labels, inertia
+
+
+def _still(
+    changing: torch.Tensor, active: torch.Tensor, problems: _Problems, labels: torch.Tensor
+) -> tuple[torch.Tensor, _Problems, torch.Tensor]:
+    """Leave the finished problems behind, once they are so many that copying the others pays."""
+    if 2 * int(changing.sum()) > len(changing):
+        return active, problems, labels
+    return active[changing], problems.take(changing), labels[changing]
 
 
 def _disjoint(gain: torch.Tensor, source: torch.Tensor, target: torch.Tensor, k: int) -> torch.Tensor:
@@ -186,7 +195,7 @@ def _disjoint(gain: torch.Tensor, source: torch.Tensor, target: torch.Tensor, k:
 
 
 def _fill_empty(problems: _Problems, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give each empty cluster the point farthest from its mean; labels and distances (P, n_init, n, k) to the means."""
+    """Give each empty cluster the point farthest from its mean; labels and distances (P, n, n_init, k) to the means."""
     for _ in range(k + 1):
         distance, sizes = _to_means(problems, labels, k)
         # Problems with fewer points than clusters keep empty ones; `kmeans` answers those without us.
@@ -194,25 +203,26 @@ def _fill_empty(problems: _Problems, labels: torch.Tensor, k: int) -> tuple[torc
         if not bool(lacking.any()):
             break
         own = distance.gather(-1, labels[..., None])[..., 0]
-        movable = problems.real[:, None] & (sizes.gather(-1, labels) > 1)
-        farthest = torch.where(movable, own, -1.0).argmax(-1, keepdim=True)
-        empty = (sizes == 0).to(torch.uint8).argmax(-1, keepdim=True)
-        labels = torch.where(lacking[..., None], labels.scatter(-1, farthest, empty), labels)
+        movable = problems.real[..., None] & (sizes.gather(-1, labels.mT).mT > 1)
+        farthest = torch.where(movable, own, -1.0).argmax(1, keepdim=True)
+        empty = (sizes == 0).to(torch.uint8).argmax(-1)[:, None]
+        labels = torch.where(lacking[:, None], labels.scatter(1, farthest, empty), labels)
     return labels, distance
 
 
 def _to_means(problems: _Problems, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared distances (P, n_init, n, k) of the points to the cluster means, infinite for empty ones, and sizes."""
-    size, restarts, n = labels.shape
-    member = torch.zeros((size, restarts, n, k), dtype=problems.gram.dtype, device=labels.device)
-    member.scatter_(-1, labels[..., None], 1.0)
-    member *= problems.real[:, None, :, None]
-    sizes = member.sum(2)
-    wide = member.permute(0, 2, 1, 3).reshape(size, n, restarts * k)
-    cross = (problems.gram @ wide).reshape(size, n, restarts, k).permute(0, 2, 1, 3) / sizes.clamp_min(1.0)[:, :, None]
-    spread = (member * cross).sum(2) / sizes.clamp_min(1.0)
-    distance = (problems.square[:, None, :, None] - 2 * cross + spread[:, :, None]).clamp_min(0.0)
-    return distance.masked_fill((sizes == 0)[:, :, None], math.inf), sizes
+    """Squared distances (P, n, n_init, k) of points to cluster means, infinite for empty ones; sizes (P, n_init, k).
+
+    Points stand before restarts, so that one matrix product serves all restarts.
+    """
+    member = torch.zeros((*labels.shape, k), dtype=problems.gram.dtype, device=labels.device)
+    member.scatter_(-1, labels[..., None], problems.real[..., None, None].to(member).expand(*labels.shape, 1))
+    sizes = member.sum(1)
+    share = 1 / sizes.clamp_min(1.0)
+    cross = (problems.gram @ member.flatten(2)).reshape(member.shape) * share[:, None]
+    spread = member.mul_(cross).sum(1) * share
+    distance = cross.mul_(-2).add_(problems.square[..., None, None]).add_(spread[:, None]).clamp_min_(0.0)
+    return distance.masked_fill_((sizes == 0)[:, None], math.inf), sizes
 
 
 def _in_order(labels: torch.Tensor, k: int) -> torch.Tensor:
