@@ -53,7 +53,8 @@ def card(base: str | None, recipe: Recipe, report: Report) -> str:
             *rows,
             "",
             f"Kept energy {report.kept_energy:.4%}, cosine to the exact weighted sum {to_sum}, "
-            f"norm {report.norm_after:.4g}, rank {report.rank}, {len(report.modules)} modules. Other tensors (heads, biases): {report.extras}.",
+            f"norm {report.norm_after:.4g}, rank {report.rank}, {len(report.modules)} modules. "
+            f"Other tensors (heads, biases): {report.extras}.",
             "",
             "Licence: a merge carries the terms of every source and of the base model. Check them before you publish.",
             "",

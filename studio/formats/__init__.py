@@ -8,14 +8,14 @@ from types import ModuleType
 
 from studio.adapter import Adapter
 from studio.errors import MissingFile, Refused
-from studio.formats import peft
+from studio.formats import cloneofsimo, diffusers, kohya, lycoris, mlx, peft, sam
 from studio.formats.bundle import Bundle, open_bundle
 from studio.formats.export import save_adapter
 
 __all__ = ["DIALECTS", "detect", "open_adapter", "read_bundle", "save_adapter"]
 
 # In the order of detection, formats.md section 7: the first that recognises a file reads it.
-DIALECTS: tuple[ModuleType, ...] = (peft,)
+DIALECTS: tuple[ModuleType, ...] = (sam, cloneofsimo, lycoris, kohya, mlx, diffusers, peft)
 
 
 def open_adapter(path: str | Path) -> Adapter:

@@ -63,7 +63,7 @@ def lego(
     ] = "raw",
     restarts: Annotated[int, Range(1, 50, 1), Help("Runs of k-means; the one with the lowest inertia is kept.")] = 10,
 ) -> Merged:
-    """Clusters the rank-one units of all adapters and builds the merge from the centres; prunes a single adapter too."""
+    """Clusters the rank-one units of all sources and builds the merge from the centres; prunes a single adapter too."""
     pool = pool_of(pairs, weights, form)
     count = pool.A.shape[-2]
     k = min(k or max(pair.rank for pair in pairs), count)

@@ -25,8 +25,9 @@ First = Literal["none", "linear", "amount", "cyclic", "choice"]
 class Transform:
     """One edit. `reads` says what it needs: pixels only, the rendered layers, or the scene itself.
 
-    `first` is the kind of the first parameter: `linear` can be extrapolated, `amount` ends at a full effect, `cyclic` is
-    a hue or an angle, `choice` picks a variant, `none` means that there are no parameters. `mixes`: takes part in pairs.
+    `first` is the kind of the first parameter: `linear` can be extrapolated, `amount` ends at a full effect,
+    `cyclic` is a hue or an angle, `choice` picks a variant, `none` means that there are no parameters.
+    `mixes`: takes part in pairs.
     """
 
     name: str
