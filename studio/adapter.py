@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,21 @@ def delta_scale(rank: int, alpha: float, rslora: bool = False) -> float:
     return alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
+def pair_norm(a: Array, b: Array) -> float:
+    """Frobenius norm of B A without building it, sqrt(tr(A A^T B^T B)) in float64: O(rank^2 (d_in + d_out))."""
+    a64, b64 = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    square = float(np.sum((a64 @ a64.T) * (b64.T @ b64)))
+    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else square
+
+
+@runtime_checkable
+class HasNorm(Protocol):
+    """A loader that knows its product's Frobenius norm better than by its factors."""
+
+    def norm(self) -> float:
+        """Frobenius norm of B A, without the scaling."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraModule:
     """The pair that adapts one target module: dW = scaling * B @ A, of shape (d_out, d_in).
@@ -50,6 +65,7 @@ class LoraModule:
     kernel: tuple[int, ...] | None = None
     dtype: str = "F32"
     origin: str = "lora"
+    stored_alpha: float | None = None
 
     @property
     def A(self) -> Array:
@@ -72,8 +88,8 @@ class LoraModule:
 
     @property
     def alpha(self) -> float:
-        """The alpha that gives this scaling by alpha / r."""
-        return self.scaling * self.rank
+        """The alpha that the file gives, else the one that makes this scaling by alpha / r."""
+        return self.scaling * self.rank if self.stored_alpha is None else self.stored_alpha
 
     def delta(self) -> Array:
         """The dense update, (d_out, d_in), scaling included."""
@@ -81,10 +97,8 @@ class LoraModule:
         return np.asarray((self.scaling * b) @ a, np.float32)
 
     def norm(self) -> float:
-        """Frobenius norm of the update, without building it: s sqrt(tr(A A^T B^T B)); O(rank^2 (d_in + d_out))."""
-        a, b = (x.astype(np.float64, copy=False) for x in self.load())
-        square = float(np.sum((a @ a.T) * (b.T @ b)))
-        return abs(self.scaling) * math.sqrt(max(square, 0.0)) if math.isfinite(square) else square
+        """Frobenius norm of the update, scaling included, without building it."""
+        return abs(self.scaling) * (self.load.norm() if isinstance(self.load, HasNorm) else pair_norm(*self.load()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +34,9 @@ _NUMPY_DTYPES = {
     "I8": "i1",
     "U8": "u1",
 }
+_TORCH_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 _MAX_TENSORS = 200_000
+_MAX_NPZ_RATIO = 100
 _LFS_MARK = b"version https://git-lfs.github.com/spec/"
 
 
@@ -67,9 +71,10 @@ def in_memory(values: Array, dtype: str = "F32") -> TensorRef:
     return TensorRef(tuple(values.shape), dtype, partial(np.asarray, values))
 
 
-def open_tensors(path: Path) -> TensorFile:
+def open_tensors(path: Path, keep: object = None) -> TensorFile:
     """Open a weights file by what it contains, not by its suffix.
 
+    `keep` is held as long as any of its tensors: the temporary folder that the file lies in.
     Raises `Refused` for Git-LFS pointers, empty or truncated files, and unknown content.
     """
     with path.open("rb") as file:
@@ -87,55 +92,48 @@ def open_tensors(path: Path) -> TensorFile:
             "use the PEFT folder that it was converted from",
         )
     if head[:4] == b"PK\x03\x04":
-        return open_npz(path) if path.suffix == ".npz" else open_pickle(path)
-    if head[:1] == b"\x80" or path.suffix in {".bin", ".pt", ".pth"}:
+        return open_npz(path, keep) if path.suffix.lower() == ".npz" else open_pickle(path)
+    if head[:1] == b"\x80":
         return open_pickle(path)
-    return open_safetensors(path)
+    return open_safetensors(path, keep)
 
 
-def open_safetensors(path: Path) -> TensorFile:
+def open_safetensors(path: Path, keep: object = None) -> TensorFile:
     """Map a safetensors file; the library checks the header, the values stay on disk."""
     size = path.stat().st_size
     if size < 8:
-        raise Refused(
-            f"{path.name} holds {size} bytes",
-            "a safetensors file starts with an 8-byte length",
-            "download or save it again",
-        )
+        why = "a safetensors file starts with an 8-byte length"
+        raise Refused(f"{path.name} holds {size} bytes", why, "download or save it again")
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
+        with path.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header: dict[str, Any] = json.loads(raw.read(length), object_pairs_hook=_without_duplicates)
     except Exception as error:  # the library raises its own type; its text says which rule the header broke
         raise Refused(
             f"{path.name} is not a whole safetensors file", str(error), "download or save it again"
         ) from error
-    with path.open("rb") as raw:
-        length = int.from_bytes(raw.read(8), "little")
-        header: dict[str, Any] = json.loads(raw.read(length))
     header.pop("__metadata__", None)
     if len(header) > _MAX_TENSORS:
         raise Refused(f"{path.name} names {len(header)} tensors", f"the limit is {_MAX_TENSORS}")
-    tensors = {
-        key: TensorRef(
-            tuple(entry["shape"]),
-            entry["dtype"],
-            partial(_read_mapped, path, entry["dtype"], 8 + length + entry["data_offsets"][0], tuple(entry["shape"])),
-        )
-        for key, entry in header.items()
-    }
-    return TensorFile(tensors, metadata)
+    start = 8 + length
+    return TensorFile({key: _mapped_ref(path, start, entry, keep) for key, entry in header.items()}, metadata)
 
 
-def open_npz(path: Path) -> TensorFile:
-    """Open a numpy zip; object arrays (pickles) are refused by numpy itself."""
+def open_npz(path: Path, keep: object = None) -> TensorFile:
+    """Open a numpy zip by its members' headers; object arrays (pickles) are refused by numpy itself."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: np.asarray(archive[key]) for key in archive.files}
-    except (ValueError, OSError, KeyError, EOFError) as error:
-        raise Refused(
-            f"{path.name} is not a whole numpy archive", str(error), "save it again with numpy.savez"
-        ) from error
-    return TensorFile({key: _from_numpy(array) for key, array in arrays.items()})
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            if sum(info.file_size for info in members) > _MAX_NPZ_RATIO * path.stat().st_size:
+                raise Refused(f"{path.name} unpacks to more than {_MAX_NPZ_RATIO} times its size")
+            names = [info.filename.removesuffix(".npy") for info in members]
+            if len(set(names)) != len(names) or len(names) > _MAX_TENSORS:
+                raise Refused(f"{path.name} names a tensor twice, or too many", next="save it again with numpy.savez")
+            return TensorFile({name: _npz_ref(path, archive, name, keep) for name in names})
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise _broken_npz(path, error) from error
 
 
 def open_pickle(path: Path) -> TensorFile:
@@ -144,11 +142,8 @@ def open_pickle(path: Path) -> TensorFile:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises many types; any of them means "not plain tensors"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Refused(
-            f"{path.name} cannot be read as plain tensors",
-            reason,
-            "convert it to safetensors on a machine that trusts it",
-        ) from error
+        next_step = "convert it to safetensors on a machine that trusts it"
+        raise Refused(f"{path.name} cannot be read as plain tensors", reason, next_step) from error
     if isinstance(loaded, (list, tuple)):
         loaded = {str(index): value for index, value in enumerate(loaded)}
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
@@ -158,43 +153,94 @@ def open_pickle(path: Path) -> TensorFile:
     found = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
     if not found:
         raise Refused(f"{path.name} holds no tensors", "expected a state dict of tensors")
-    return TensorFile({key: _from_torch(value) for key, value in found.items()})
+    return TensorFile({key: _from_torch(path, value) for key, value in found.items()})
 
 
-def _from_numpy(array: np.ndarray[Any, Any]) -> TensorRef:
-    name = next((key for key, code in _NUMPY_DTYPES.items() if np.dtype(code) == array.dtype), str(array.dtype))
-    return TensorRef(tuple(array.shape), name, partial(np.asarray, array, dtype=np.float32))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mapped:
+    """Reads one tensor of a safetensors file as float32; float32 stays a private, copy-on-write mapping."""
+
+    path: Path
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    keep: object
+
+    def __call__(self) -> Array:
+        count = math.prod(self.shape)
+        if count == 0:
+            return np.zeros(self.shape, np.float32)
+        if self.dtype == "BF16":  # the upper half of a float32
+            halves = np.memmap(self.path, "<u2", "r", self.offset, (count,))
+            return (np.asarray(halves, np.uint32) << 16).view(np.float32).reshape(self.shape)
+        if self.dtype in _NUMPY_DTYPES:
+            mapped = np.memmap(self.path, _NUMPY_DTYPES[self.dtype], "c", self.offset, (count,))
+            return np.asarray(mapped, np.float32).reshape(self.shape)
+        if self.dtype in ("F8_E4M3", "F8_E5M2"):
+            kind = torch.float8_e4m3fn if self.dtype == "F8_E4M3" else torch.float8_e5m2
+            raw = np.fromfile(self.path, np.uint8, count, offset=self.offset)
+            return _torch_to_numpy(torch.from_numpy(raw).view(kind)).reshape(self.shape)
+        why = "that number format is not supported"
+        raise Refused(
+            f"{self.path.name} stores a tensor as {self.dtype}", why, "save it as float32, float16 or bfloat16"
+        )
 
 
-def _from_torch(tensor: torch.Tensor) -> TensorRef:
-    short = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Member:
+    """Reads one member of a numpy zip as float32."""
+
+    path: Path
+    name: str
+    keep: object
+
+    def __call__(self) -> Array:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                return np.asarray(archive[self.name], np.float32)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise _broken_npz(self.path, error) from error
+
+
+def _mapped_ref(path: Path, start: int, entry: Mapping[str, Any], keep: object) -> TensorRef:
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    return TensorRef(shape, dtype, _Mapped(path, dtype, start + entry["data_offsets"][0], shape, keep))
+
+
+def _npz_ref(path: Path, archive: zipfile.ZipFile, name: str, keep: object) -> TensorRef:
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+    if dtype.kind not in "fiu":
+        raise Refused(f"{path.name} stores {name} as {dtype}", "expected numbers", "save it again with numpy.savez")
+    if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
+        raise Refused(f"{path.name} is not a whole numpy archive", f"{name} is shorter than its shape {shape}")
+    label = next((key for key, code in _NUMPY_DTYPES.items() if np.dtype(code) == dtype), str(dtype))
+    return TensorRef(tuple(shape), label, _Member(path, name, keep))
+
+
+def _broken_npz(path: Path, error: Exception) -> Refused:
+    return Refused(f"{path.name} is not a whole numpy archive", str(error), "save it again with numpy.savez")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("its header names a tensor twice")
+    return found
+
+
+def _from_torch(path: Path, tensor: torch.Tensor) -> TensorRef:
+    """A tensor of a pickle; views that repeat a small storage many times are bombs, not weights."""
     name = str(tensor.dtype).removeprefix("torch.")
-    return TensorRef(tuple(tensor.shape), short.get(name, name), partial(_torch_to_numpy, tensor))
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise Refused(f"{path.name} holds a tensor that is no plain array of real numbers", f"its dtype is {name}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise Refused(f"{path.name} holds a tensor larger than its stored values", f"its shape is {list(tensor.shape)}")
+    return TensorRef(tuple(tensor.shape), _TORCH_NAMES.get(name, name), partial(_torch_to_numpy, tensor))
 
 
 def _torch_to_numpy(tensor: torch.Tensor) -> Array:
     values: Array = tensor.detach().to(torch.float32).contiguous().numpy()
     return values
-
-
-def _read_mapped(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) -> Array:
-    """Read one tensor of a safetensors file as float32; float32 stays a private, copy-on-write mapping."""
-    count = math.prod(shape)
-    if count == 0:
-        return np.zeros(shape, np.float32)
-    if dtype == "BF16":  # the upper half of a float32
-        halves = np.memmap(path, "<u2", "r", offset, (count,))
-        return (np.asarray(halves, np.uint32) << 16).view(np.float32).reshape(shape)
-    if dtype in _NUMPY_DTYPES:
-        mapped = np.memmap(path, _NUMPY_DTYPES[dtype], "c", offset, (count,))
-        return np.asarray(mapped, np.float32).reshape(shape)
-    if dtype.startswith("F8"):
-        kind = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}.get(dtype)
-        if kind is not None:
-            raw = np.fromfile(path, np.uint8, count, offset=offset)
-            return _torch_to_numpy(torch.from_numpy(raw).view(kind)).reshape(shape)
-    raise Refused(
-        f"{path.name} stores a tensor as {dtype}",
-        "that number format is not supported",
-        "save it as float32, float16 or bfloat16",
-    )

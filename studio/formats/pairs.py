@@ -30,7 +30,9 @@ class StoredPair:
         return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
 
 
-def stored_module(name: str, down: TensorRef, up: TensorRef, scaling: float, kind: Kind | None = None) -> LoraModule:
+def stored_module(
+    name: str, down: TensorRef, up: TensorRef, scaling: float, kind: Kind | None = None, alpha: float | None = None
+) -> LoraModule:
     """The module of a pair stored as down (rank, in, *kernel) and up (out, rank, *ones).
 
     Raises `Refused` where the two do not share a rank or are no pair of a linear, convolution or embedding layer.
@@ -60,6 +62,7 @@ def stored_module(name: str, down: TensorRef, up: TensorRef, scaling: float, kin
         kind=kind or ("conv" if kernel else "linear"),
         kernel=kernel,
         dtype=down.dtype,
+        stored_alpha=alpha,
     )
 
 

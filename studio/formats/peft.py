@@ -13,6 +13,7 @@ from typing import NamedTuple
 from studio.adapter import Adapter, Finding, LoraModule
 from studio.errors import Refused
 from studio.formats.bundle import Bundle
+from studio.formats.names import hub_id_or_none, with_component
 from studio.formats.pairs import require_both_halves, stored_module
 from studio.formats.peft_config import PeftConfig, read_peft_config
 from studio.tensors import TensorRef
@@ -70,7 +71,8 @@ def read(bundle: Bundle) -> Adapter:
             *config.findings,
             *_rank_findings(modules, config),
             *_extra_findings(sorted_keys),
-            *_no_config(bundle, config),
+            *_config_findings(bundle, config),
+            *_base_findings(bundle, config),
         ),
         extras=sorted_keys.extras,
         config=config.carried,
@@ -80,8 +82,11 @@ def read(bundle: Bundle) -> Adapter:
 
 
 def canonical_name(path: str) -> str:
-    """The base model's own dotted path: wrapper segments removed, however often they repeat."""
-    return _WRAPPERS.sub("", path)
+    """The base model's own dotted path: wrapper segments removed, however often they repeat.
+
+    A denoiser's path gets its component in front, so that it meets the pipeline files of the same model.
+    """
+    return with_component(_WRAPPERS.sub("", path))
 
 
 class _Part(NamedTuple):
@@ -174,7 +179,9 @@ def _module(name: str, found: _Sorted, config: PeftConfig) -> LoraModule:
     down, up = found.downs[name], found.ups[name]
     rank = down.shape[0] if down.shape else 0
     scaling = config.scaling(name, rank) if rank else 1.0
-    return stored_module(name, down, up, scaling, "embedding" if name in found.embeddings else None)
+    return stored_module(
+        name, down, up, scaling, "embedding" if name in found.embeddings else None, config.alpha_of(name)
+    )
 
 
 def _rank_findings(modules: Mapping[str, LoraModule], config: PeftConfig) -> list[Finding]:
@@ -194,7 +201,18 @@ def _extra_findings(found: _Sorted) -> list[Finding]:
     return [Finding("warn", text + ": a merge drops them, or carries them from one chosen source")]
 
 
-def _no_config(bundle: Bundle, config: PeftConfig) -> list[Finding]:
+def _config_findings(bundle: Bundle, config: PeftConfig) -> list[Finding]:
     if bundle.config is None:
         return [Finding("warn", "no adapter_config.json beside the weights: scaling taken as 1 (alpha = rank)")]
     return [Finding("warn", "its config names no alpha: scaling taken as 1")] if config.alpha is None else []
+
+
+def _base_findings(bundle: Bundle, config: PeftConfig) -> list[Finding]:
+    findings = []
+    if any(key.count("base_model.model.") > 1 for key in bundle.keys):
+        findings.append(Finding("note", "its keys are wrapped twice (base_model.model.base_model.model.): read as one"))
+    if bundle.config is not None and config.base is None:
+        findings.append(Finding("note", "its config names no base model: check that it fits yours"))
+    elif config.base is not None and hub_id_or_none(config.base) is None:
+        findings.append(Finding("note", f"its base is a path of another machine ({config.base}); exports leave it out"))
+    return findings

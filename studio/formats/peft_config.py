@@ -28,8 +28,9 @@ _OTHER_KINDS = {
     "monteclora_config": "MonteCLoRA",
     "target_parameters": "LoRA on fused mixture-of-experts parameters (target_parameters)",
 }
+_SPELLED = {"ADALORA": "AdaLoRA", "VERA": "VeRA", "PREFIX_TUNING": "prefix tuning", "PROMPT_TUNING": "prompt tuning"}
 _CAVEATS = {
-    "alora_invocation_tokens": "activated LoRA: it was trained to act only after its invocation tokens; a merge applies it always",
+    "alora_invocation_tokens": "activated LoRA: trained to act only after certain tokens; a merge applies it always",
     "arrow_config": "its config routes between several adapters (Arrow); only its own matrices are read",
     "velora_config": "it was trained with VeLoRA; its matrices are read as plain LoRA",
     "layer_replication": "it replicates layers of the base (layer_replication): it fits only a base expanded so",
@@ -55,10 +56,14 @@ class PeftConfig:
         found = first_match(self.rank_pattern, module)
         return int(found) if found is not None else self.rank
 
+    def alpha_of(self, module: str) -> float | None:
+        """The alpha of a module by the patterns, or None where the config has none."""
+        found = first_match(self.alpha_pattern, module)
+        return found if found is not None else self.alpha
+
     def scaling(self, module: str, rank: int) -> float:
         """PEFT's factor for a module whose tensors have this rank; without a config alpha it is 1."""
-        found = first_match(self.alpha_pattern, module)
-        alpha = found if found is not None else self.alpha
+        alpha = self.alpha_of(module)
         return 1.0 if alpha is None else delta_scale(rank, alpha, self.use_rslora)
 
 
@@ -90,7 +95,7 @@ def refuse_other_kinds(config: Mapping[str, Any]) -> None:
     kind = _text(config, "peft_type")
     if kind is not None and kind.upper() != "LORA":
         raise Refused(
-            f"this is a {kind.upper()} adapter, not LoRA",
+            f"this is {_SPELLED.get(kind.upper(), kind[:40])}, not LoRA",
             "only low-rank pairs can be read and merged here",
             "train or convert it as LoRA (PEFT: peft.convert_to_lora)",
         )

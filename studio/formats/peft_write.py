@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,19 @@ import numpy as np
 
 from studio.adapter import Adapter, LoraModule
 from studio.formats.bundle import CONFIG
+from studio.formats.names import hub_id_or_none, without_component
 from studio.formats.safetensors_file import SaveDtype, write_safetensors
 from studio.tensors import Array
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_HUB_ID = re.compile(r"[\w][\w.\-]{0,95}(/[\w][\w.\-]{0,95})?")
 # For these tasks PEFT itself adds the head to modules_to_save and then fails to load a file without one.
 _HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
 def write(adapter: Adapter, folder: Path, dtype: SaveDtype) -> None:
     """Write adapter_config.json and adapter_model.safetensors into an existing folder."""
+    adapter = _inside_component(adapter)
     rank = adapter.rank
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in adapter.modules.items():
@@ -69,15 +70,20 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def hub_id_or_none(base: str | None) -> str | None:
-    """The base's name if it looks like a Hub id; a path of somebody's machine says nothing to anybody else."""
-    return base if base and _HUB_ID.fullmatch(base) else None
-
-
 def pad_rank(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
     """The same product at a larger rank: zero rows below A, zero columns beside B."""
     more = rank - a.shape[0]
     return np.pad(a, ((0, more), (0, 0))), np.pad(b, ((0, 0), (0, more)))
+
+
+def _inside_component(adapter: Adapter) -> Adapter:
+    """An adapter of one denoiser under that model's own paths, as PEFT wraps the denoiser and not its pipeline."""
+    prefix = without_component(adapter.modules)
+    return replace(
+        adapter,
+        modules={name.removeprefix(prefix): module for name, module in adapter.modules.items()},
+        extras={name.removeprefix(prefix): tensor for name, tensor in adapter.extras.items()},
+    )
 
 
 def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:

@@ -1,0 +1,169 @@
+"""The verdict on a file: what it is, whether it can be used, and everything a person should know before a merge.
+
+The header alone decides the dialect and most findings; then the values are read, one module at a time, for the norm,
+NaN and untrained pairs. Bad files get the verdict "refused", never an exception.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from studio.adapter import Adapter, Finding, LoraModule
+from studio.errors import LoomError, MissingFile
+from studio.formats.bundle import locate, open_bundle
+from studio.formats.registry import detect, read_bundle
+
+Verdict = Literal["ok", "warn", "refused"]
+# Files beyond this are judged by their header; reading them would keep a person waiting for seconds.
+_MAX_BYTES_READ = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found.
+
+    `alpha` and `scaling` are numbers where uniform, else sorted tuples; `norm` and `untrained` are None if not read.
+    """
+
+    path: str
+    verdict: Verdict
+    dialect: str | None = None
+    evidence: str | None = None
+    base: str | None = None
+    ranks: tuple[int, ...] = ()
+    alpha: float | tuple[float, ...] | None = None
+    scaling: float | tuple[float, ...] | None = None
+    modules: tuple[str, ...] = ()
+    dtype: str | None = None
+    bytes: int | None = None
+    findings: tuple[Finding, ...] = ()
+    norm: float | None = None
+    untrained: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that `inspect --json` prints; numbers that JSON lacks (NaN) become null."""
+        return {
+            "path": self.path,
+            "verdict": self.verdict,
+            "dialect": self.dialect,
+            "evidence": self.evidence,
+            "base": self.base,
+            "ranks": list(self.ranks),
+            "alpha": _listed(self.alpha),
+            "scaling": _listed(self.scaling),
+            "modules": list(self.modules),
+            "dtype": self.dtype,
+            "bytes": self.bytes,
+            "findings": [{"level": f.level, "module": f.module, "text": f.text} for f in self.findings],
+            "norm": self.norm if self.norm is not None and math.isfinite(self.norm) else None,
+            "untrained": self.untrained,
+        }
+
+    def to_text(self) -> str:
+        """A few lines for a terminal."""
+        lines = [f"{self.path}: {self.verdict}"]
+        if self.modules:
+            ranks = ", ".join(map(str, self.ranks))
+            lines[0] += f" - {self.dialect}, {len(self.modules)} modules of rank {ranks}, base {self.base or 'unknown'}"
+        return "\n".join([*lines, *(f"  {finding.level}: {finding.text}" for finding in self.findings)])
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Judge what is at a path, in under a second for ordinary files. Never raises for what is there or is not."""
+    path = Path(path).expanduser()
+    dialect = evidence = None
+    try:
+        bundle = open_bundle(path)
+        module, evidence = detect(bundle)
+        dialect = module.__name__.rpartition(".")[2]
+        adapter = read_bundle(bundle)
+        size = bundle.weights.stat().st_size
+        values = _read_values(adapter) if size <= _MAX_BYTES_READ else _Values(note="too large to read its values")
+    except (LoomError, OSError) as error:
+        trouble = error if isinstance(error, LoomError) else MissingFile(f"{path} cannot be read", str(error))
+        stop = Finding("stop", str(trouble))
+        return Inspection(str(path), "refused", dialect, evidence, findings=(stop,), bytes=_size(path))
+    modules = adapter.modules.values()
+    findings = (*adapter.findings, *_value_findings(values, len(adapter.modules)))
+    return Inspection(
+        path=str(path),
+        verdict=_verdict(findings),
+        dialect=adapter.dialect,
+        evidence=adapter.evidence,
+        base=adapter.base,
+        ranks=adapter.ranks,
+        alpha=_uniform(module.alpha for module in modules),
+        scaling=_uniform(module.scaling for module in modules),
+        modules=tuple(adapter.modules),
+        dtype=", ".join(sorted({module.dtype for module in modules})),
+        bytes=size,
+        findings=findings,
+        norm=values.norm,
+        untrained=None if values.note else len(values.zero) == len(adapter.modules),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """What the values of all modules say."""
+
+    norm: float | None = None
+    broken: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
+    note: str | None = None
+
+
+def _read_values(adapter: Adapter) -> _Values:
+    norms = {name: _norm(module) for name, module in adapter.modules.items()}
+    return _Values(
+        norm=math.hypot(*norms.values()),
+        broken=tuple(name for name, norm in norms.items() if not math.isfinite(norm)),
+        zero=tuple(name for name, norm in norms.items() if norm == 0),
+    )
+
+
+def _norm(module: LoraModule) -> float:
+    try:
+        return module.norm()
+    except (MemoryError, ValueError) as error:
+        raise LoomError(f"{module.name} cannot be read", str(error), "save the adapter again") from error
+
+
+def _value_findings(values: _Values, count: int) -> list[Finding]:
+    findings = []
+    if values.note:
+        findings.append(Finding("note", values.note))
+    if values.broken:
+        text = f"broken: {len(values.broken)} of {count} modules hold NaN or infinite numbers, and so would every merge"
+        findings.append(Finding("stop", text, values.broken[0]))
+    if values.zero and len(values.zero) == count:
+        findings.append(Finding("warn", "untrained: every B is zero, so the adapter changes nothing"))
+    elif values.zero:
+        text = f"{len(values.zero)} of {count} modules are zero and change nothing"
+        findings.append(Finding("note", text, values.zero[0]))
+    return findings
+
+
+def _verdict(findings: Sequence[Finding]) -> Verdict:
+    levels = {finding.level for finding in findings}
+    return "refused" if "stop" in levels else "warn" if "warn" in levels else "ok"
+
+
+def _uniform(numbers: Iterable[float]) -> float | tuple[float, ...]:
+    distinct = tuple(sorted(set(numbers)))
+    return distinct[0] if len(distinct) == 1 else distinct
+
+
+def _listed(value: float | tuple[float, ...] | None) -> float | list[float] | None:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else locate(path).weights.stat().st_size
+    except (LoomError, OSError):
+        return None

@@ -1,0 +1,158 @@
+"""Write the tables of module names in studio/formats/keys: `python -m studio.training.key_tables`.
+
+Adapter files for Stable Diffusion, SDXL and FLUX name modules with underscores, by the original repositories' block
+numbers or by position. None of that can be inverted by looking at a name; it is looked up in these tables, which are
+read off the model classes themselves. Needs diffusers; takes seconds, no weights are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate import init_empty_weights
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from torch import nn
+
+KEYS = Path(__file__).parents[1] / "formats" / "keys"
+CLIP_LAYERS = 32  # the deepest: OpenCLIP bigG of SDXL; the smaller ones are prefixes of it
+CLIP_PARTS = ("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+FLUX_DOUBLE, FLUX_SINGLE = 19, 38
+FLUX_STREAM_PARTS = ("attn.qkv", "attn.proj", "mlp.0", "mlp.2", "mod.lin")
+FLUX_SINGLE_PARTS = ("linear1", "linear2", "modulation.lin")
+FLUX_ENDS = (
+    "img_in txt_in time_in.in_layer time_in.out_layer vector_in.in_layer vector_in.out_layer guidance_in.in_layer "
+    "guidance_in.out_layer final_layer.linear final_layer.adaLN_modulation.1"
+)
+
+
+def main() -> None:
+    """Write every table."""
+    with init_empty_weights():
+        sd = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        sdxl = _sdxl_unet()
+        flux = FluxTransformer2DModel(guidance_embeds=True)
+    unet = dict(_weighted(sd)) | {name: kernel for name, kernel in _weighted(sdxl) if name not in dict(_weighted(sd))}
+    _write("unet", [f"{name} {kernel}".strip() for name, kernel in unet.items()])
+    _write("unet_ldm", [f"{ldm} {name}" for ldm, name in _ldm_names([sd, sdxl])])
+    _write("unet_by_index", list(_by_index(sd)))
+    _write("clip_text", [f"text_model.encoder.layers.{i}.{part}" for i in range(CLIP_LAYERS) for part in CLIP_PARTS])
+    _write("flux", [*(name for name, _ in _weighted(flux)), *_flux_original()])
+
+
+def _sdxl_unet() -> nn.Module:
+    return UNet2DConditionModel(
+        sample_size=128,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(320, 640, 1280),
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+
+
+def _weighted(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Every linear or convolution with its kernel as text ("3 3", empty for a linear)."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            yield name, " ".join(map(str, module.kernel_size))
+        elif isinstance(module, nn.Linear):
+            yield name, ""
+
+
+def _ldm_names(models: list[nn.Module]) -> Iterator[tuple[str, str]]:
+    """The original (sgm, LDM) name of each UNet module, from the block layout of openaimodel.UNetModel."""
+    seen: set[str] = set()
+    for model in models:
+        blocks = dict(_ldm_blocks(model))
+        for name, _ in _weighted(model):
+            block = next((block for block in blocks if name == block or name.startswith(block + ".")), None)
+            if block is None:
+                continue
+            inner = _ldm_inner(name[len(block) :])
+            ldm = blocks[block] + inner
+            if ldm not in seen:
+                seen.add(ldm)
+                yield ldm, name
+
+
+def _ldm_blocks(model: nn.Module) -> Iterator[tuple[str, str]]:
+    per_level = 3  # two layers and one resampler
+    for level, down in enumerate(model.down_blocks):
+        for layer in range(len(down.resnets)):
+            yield f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{per_level * level + layer + 1}.0"
+            if hasattr(down, "attentions"):
+                yield f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{per_level * level + layer + 1}.1"
+        yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{per_level * (level + 1)}.0.op"
+    for level, up in enumerate(model.up_blocks):
+        attends = hasattr(up, "attentions")
+        for layer in range(len(up.resnets)):
+            yield f"up_blocks.{level}.resnets.{layer}", f"output_blocks.{per_level * level + layer}.0"
+            if attends:
+                yield f"up_blocks.{level}.attentions.{layer}", f"output_blocks.{per_level * level + layer}.1"
+        yield f"up_blocks.{level}.upsamplers.0", f"output_blocks.{per_level * level + 2}.{2 if attends else 1}"
+    yield "mid_block.resnets.0", "middle_block.0"
+    yield "mid_block.attentions.0", "middle_block.1"
+    yield "mid_block.resnets.1", "middle_block.2"
+    yield "time_embedding.linear_1", "time_embed.0"
+    yield "time_embedding.linear_2", "time_embed.2"
+    yield "add_embedding.linear_1", "label_emb.0.0"
+    yield "add_embedding.linear_2", "label_emb.0.2"
+    yield "conv_in", "input_blocks.0.0"
+    yield "conv_out", "out.2"
+
+
+def _ldm_inner(name: str) -> str:
+    """Inside a residual block the original has no names, only positions."""
+    inner = {
+        ".conv1": ".in_layers.2",
+        ".time_emb_proj": ".emb_layers.1",
+        ".conv2": ".out_layers.3",
+        ".conv_shortcut": ".skip_connection",
+    }
+    return inner.get(name, name)
+
+
+def _by_index(model: nn.Module) -> Iterator[str]:
+    """Layers in the order in which cloneofsimo/lora numbered them: class of the ancestor, name, d_out, d_in.
+
+    That order is diffusers 0.11's registration order, in which a block's feed-forward stood between its two attentions.
+    """
+    classes = {"Attention": "attention", "GEGLU": "geglu", "ResnetBlock2D": "resnet"}
+    ancestors = [(name, module) for name, module in model.named_modules() if type(module).__name__ in classes]
+    names = [name for name, _ in ancestors]
+    for ancestor, module in sorted(ancestors, key=lambda found: _registered(found[0], names)):
+        for name, layer in module.named_modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                d_out, d_in = layer.weight.shape[0], layer.weight[0].numel()
+                yield f"{classes[type(module).__name__]} {ancestor}.{name} {d_out} {d_in}"
+
+
+def _registered(name: str, names: list[str]) -> tuple[int, int]:
+    block, found, part = name.partition(".transformer_blocks.0.")
+    first = next(index for index, other in enumerate(names) if other.partition(".transformer_blocks.0.")[0] == block)
+    return first, ("attn1", "ff", "attn2").index(part.partition(".")[0]) if found else 0
+
+
+def _flux_original() -> Iterator[str]:
+    for block in range(FLUX_DOUBLE):
+        for stream in ("img", "txt"):
+            yield from (f"double_blocks.{block}.{stream}_{part}" for part in FLUX_STREAM_PARTS)
+    for block in range(FLUX_SINGLE):
+        yield from (f"single_blocks.{block}.{part}" for part in FLUX_SINGLE_PARTS)
+    yield from FLUX_ENDS.split()
+
+
+def _write(name: str, lines: list[str]) -> None:
+    KEYS.mkdir(exist_ok=True)
+    (KEYS / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{name}: {len(lines)} lines")
+
+
+if __name__ == "__main__":
+    main()
