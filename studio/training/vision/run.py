@@ -1,0 +1,258 @@
+"""One training run: the stages in order, each reading what earlier ones wrote."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.training.vision import files
+from studio.training.vision.basis import Routed
+from studio.training.vision.data import TRANSFORM_IDS, Bank, Codec, as_floats, draw_bank, encode_bank
+from studio.training.vision.editor import AnalogySampler, InstructionSampler, Prompt
+from studio.training.vision.evaluate import SPLITS, Predict, Trial, draw_trials, measure, wrong_reference
+from studio.training.vision.nets import Autoencoder
+from studio.training.vision.settings import Settings
+from studio.training.vision.stages import (
+    Foundation,
+    Kind,
+    build,
+    empty_prompt,
+    kinds,
+    train_autoencoder,
+    train_base,
+    train_contender,
+    train_encoder,
+)
+from studio.vision.lorweb import WEIGHTS_NAME, BasisLayer, Lorweb, RoutingConfig, read_lorweb, write_lorweb
+from studio.vision.scenes import SIDE
+
+STAGES = ("autoencoder", "encoder", "base", "compare", "main", "evaluate")
+SEEDS = (0, 1)
+STEP_CHOICES = (1, 2, 3, 4, 8)
+TARGET_STEPS = 2
+_TRIAL_SEED, _BANK_SEED = 999, 100
+
+
+class Run:
+    """The stages as methods. What a stage needs and this process does not hold is read from `out`."""
+
+    def __init__(self, out: Path, settings: Settings, device: torch.device) -> None:
+        self.out, self.settings, self.device = out, settings, device
+        self.results: dict[str, Any] = {"fits": {}, "scores": {}}
+        if (out / "results.json").is_file():
+            self.results = files.read_json(out / "results.json")
+        self.results["settings"] = asdict(settings)
+        self.results["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+        self.results["torch"] = torch.__version__
+
+    def done(self, stage: str) -> bool:
+        """Whether the stage's output is there."""
+        fits, scores = self.results["fits"], self.results["scores"]
+        known = {"autoencoder": "autoencoder", "encoder": "encoder", "base": "base", "main": "lorweb-main"}
+        if stage == "evaluate":
+            return "lorweb" in scores
+        if stage == "compare":
+            return all(f"{kind}-{seed}" in fits for kind in kinds(self.settings) for seed in SEEDS)
+        return known[stage] in fits
+
+    # Stages -----------------------------------------------------------------------------------------------------------
+
+    def autoencoder(self) -> None:
+        """Train the autoencoder."""
+        codec, fitted = train_autoencoder(self.bank, self.settings, self.device)
+        config = self.settings.autoencoder.to_diffusers(SIDE, codec.scale, codec.shift)
+        files.write_model(self.out / "vae", codec.net.state_dict(), config)
+        self._note("autoencoder", asdict(fitted))
+
+    def encoder(self) -> None:
+        """Train the relation encoder."""
+        encoder, fitted, retrieval = train_encoder(self.bank, self.settings, self.device)
+        files.write_encoder(self.out / "training" / "encoder", encoder)
+        self._note("encoder", {**asdict(fitted), "retrieval": retrieval})
+
+    def base(self) -> None:
+        """Train the base editor, and measure what it draws when it is told the true edit."""
+        net, told, fitted = train_base(self.bank, self._latents, self.settings, self.device)
+        files.write_model(self.out / "transformer", net.state_dict(), self.settings.transformer.to_diffusers())
+        text, pooled = empty_prompt(told, self.device)
+        files.write_weights(self.out / "prompt.safetensors", {"text": text, "pooled": pooled})
+        files.write_pipeline_index(self.out)
+        self._note("base", asdict(fitted))
+        scores = {}
+        for split in ("seen", "pair"):
+            tasks, parameters = self._true_instructions(split)
+            with torch.no_grad():
+                prompt = told(tasks, parameters)
+            sampler = InstructionSampler(net, self.codec, *prompt, TARGET_STEPS)
+            scores[split] = measure(self._trials(split), sampler, self.codec.net.encoder)
+        self._score("base told the edit", scores)
+
+    def compare(self) -> None:
+        """Train LoRWeB and both single LoRAs for the same time, with every seed; keep the first LoRWeB."""
+        for seed in SEEDS:
+            for kind in kinds(self.settings).values():
+                name = f"{kind.name}-{seed}"
+                if name in self.results["fits"]:
+                    continue
+                torch.manual_seed(seed)
+                model = build(kind, self.foundation, self.settings, self.device)
+                fitted = train_contender(
+                    model, name, self.foundation, self.settings, self.settings.compare_seconds, seed
+                )
+                if kind.routed and seed == SEEDS[0]:
+                    self._write_basis(model)
+                self._note(name, asdict(fitted))
+                self._score(name, self._measure_all(self._sampler(model, TARGET_STEPS)))
+                torch._dynamo.reset()
+
+    def main(self) -> None:
+        """Train the first LoRWeB on, from the weights that `compare` wrote."""
+        model = self._read_basis()
+        seconds, name = self.settings.main_seconds, "lorweb-main"
+        fitted = train_contender(model, name, self.foundation, self.settings, seconds, seed=17, restart=0.7)
+        self._write_basis(model)
+        self._note(name, asdict(fitted))
+
+    def evaluate(self) -> None:
+        """Choose the number of steps on the validation set, then measure every split once."""
+        model = self._read_basis()
+        validation = {
+            str(steps): measure(self._trials("validation"), self._sampler(model, steps), self.codec.net.encoder)
+            for steps in STEP_CHOICES
+        }
+        self.results["validation"] = validation
+        best = max(STEP_CHOICES, key=lambda steps: validation[str(steps)]["psnr"])
+        self.results["steps"] = best
+        self._score("copy b", self._measure_all(lambda a, a2, b, answer: as_floats(b)))
+        self._score("autoencoder bound", self._measure_all(self._reconstruct))
+        sampler = self._sampler(model, TARGET_STEPS)
+        self._score("wrong reference", self._measure_all(wrong_reference(sampler, shift=self.settings.per_task)))
+        if best != TARGET_STEPS:
+            self._score(f"lorweb, {best} steps", self._measure_all(self._sampler(model, best)))
+        self.results["mix"] = self._mix_statistics(model)
+        self._score("lorweb", self._measure_all(sampler))
+
+    # What stages share ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The training pictures."""
+        s = self.settings
+        return draw_bank(s.groups, s.pair_groups, s.members, _BANK_SEED + s.seed, self.device)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The autoencoder as written."""
+        config = files.read_json(self.out / "vae" / "config.json")
+        net = Autoencoder(files.autoencoder_config(config)).to(self.device)
+        net.load_state_dict(files.read_weights(self.out / "vae", self.device))
+        return Codec(net.eval().requires_grad_(False), config["scaling_factor"], config["shift_factor"])
+
+    @cached_property
+    def _latents(self) -> Any:
+        return encode_bank(self.bank, self.codec)
+
+    @cached_property
+    def foundation(self) -> Foundation:
+        """What all contenders share."""
+        return Foundation(
+            self.bank,
+            self._latents,
+            self.codec,
+            files.read_weights(self.out / "transformer", self.device),
+            files.read_weights(self.out / "training" / "encoder", self.device),
+            self.prompt,
+        )
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The empty instruction as written."""
+        state = files.read_weights(self.out, self.device)
+        return state["text"], state["pooled"]
+
+    def _trials(self, split: str) -> list[Trial]:
+        if not hasattr(self, "_drawn"):
+            self._drawn: dict[str, list[Trial]] = {}
+        if split not in self._drawn:
+            seed = _TRIAL_SEED + (*SPLITS, "validation").index(split)
+            s = self.settings
+            self._drawn[split] = draw_trials(split, s.per_task, seed, self.device, s.max_tasks)
+        return self._drawn[split]
+
+    def _true_instructions(self, split: str) -> tuple[Tensor, Tensor]:
+        tasks, parameters = [], []
+        for trial in self._trials(split):
+            ids = [TRANSFORM_IDS[name] for name in trial.task] + [0] * (2 - len(trial.task))
+            tasks.append(torch.tensor([ids], device=self.device).expand(len(trial.b), 2))
+            parameters.append(trial.parameters)
+        return torch.cat(tasks), torch.cat(parameters)
+
+    def _sampler(self, model: Routed, steps: int) -> AnalogySampler:
+        return AnalogySampler(model, self.codec, self.prompt, steps)
+
+    def _reconstruct(self, a: Tensor, a2: Tensor, b: Tensor, answer: Tensor) -> Tensor:
+        return self.codec.decode(self.codec.encode(answer))
+
+    def _measure_all(self, predict: Predict) -> dict[str, Any]:
+        return {split: measure(self._trials(split), predict, self.codec.net.encoder) for split in SPLITS}
+
+    @torch.no_grad()
+    def _mix_statistics(self, model: Routed) -> dict[str, dict[str, float]]:
+        """Per split: perplexity of the mix per layer, its largest share, and the share of adapters in use."""
+        found = {}
+        for split in ("seen", "transform", "pair"):
+            images = ([getattr(trial, name) for trial in self._trials(split)] for name in ("a", "a2", "b"))
+            mix = model.route(*(as_floats(torch.cat(part)) for part in images))
+            assert mix is not None
+            entropy = -(mix.clamp(min=1e-9).log() * mix).sum(-1)
+            used = (mix.mean(1) > 0.25 / mix.shape[2]).float().mean()
+            found[split] = {
+                "perplexity": float(entropy.exp().mean()),
+                "largest": float(mix.amax(-1).mean()),
+                "used": float(used),
+            }
+        return found
+
+    def _write_basis(self, model: Routed) -> None:
+        """Write basis and encoder; alpha / r goes into B, so that the file's scale is 1 as in released files."""
+        router = model.router
+        assert router is not None
+        layers = {}
+        for index, (name, layer) in enumerate(model.layers.items()):
+            shape = (model.adapters, model.rank)
+            down = layer.down.detach().unflatten(0, shape).permute(0, 2, 1)
+            up = (layer.up.detach() * layer.scale).unflatten(1, shape).permute(1, 2, 0)
+            layers[name] = BasisLayer(down, up, router.keys.detach()[index], router.to_q.detach()[index])
+        config = RoutingConfig(query_mode="relation-aa'b", encoder="encoder")
+        write_lorweb(Lorweb(layers, config), self.out / "lorweb")
+        files.write_encoder(self.out / "encoder", model.encoder)
+
+    @torch.no_grad()
+    def _read_basis(self) -> Routed:
+        """The inverse of `_write_basis`."""
+        kind: Kind = kinds(self.settings)["lorweb"]
+        model = build(kind, self.foundation, self.settings, self.device)
+        model.encoder.load_state_dict(files.read_weights(self.out / "encoder", self.device))
+        basis = read_lorweb(self.out / "lorweb" / WEIGHTS_NAME)
+        for index, (name, layer) in enumerate(model.layers.items()):
+            stored = basis.layers[name]
+            layer.down.copy_(stored.stacked_down())
+            layer.up.copy_(stored.stacked_up() / layer.scale)
+            model.router.keys[index].copy_(stored.keys)
+            model.router.to_q[index].copy_(stored.to_q)
+        return model.eval()
+
+    def _note(self, name: str, fit: dict[str, Any]) -> None:
+        self.results["fits"][name] = fit
+        files.write_json(self.out / "results.json", self.results)
+
+    def _score(self, name: str, scores: dict[str, Any]) -> None:
+        self.results["scores"][name] = scores
+        files.write_json(self.out / "results.json", self.results)
+        for split, row in scores.items():
+            print(f"  {name:20s} {split:10s} {row['psnr']:.2f} dB  accuracy {row['accuracy']:.3f}", flush=True)

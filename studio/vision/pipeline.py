@@ -1,0 +1,228 @@
+"""The embedded visual-analogy model at work: look at a, a' and b once, then draw b' as often as a slider moves.
+
+The folder holds a FLUX-Kontext-shaped model that the stock `FluxKontextPipeline` opens, a LoRWeB basis and its relation
+encoder. One analogy is one mix of the basis; its update is merged into copies of the weights for the call alone, so that
+calls do not disturb each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from studio.adapter import Adapter
+from studio.errors import LoomError, MissingFile
+from studio.late import diffusers, torch, transformers
+from studio.tensors import open_safetensors
+from studio.vision.latents import all_positions, euler, pack, strip, unpack
+from studio.vision.lorweb import Lorweb, read_lorweb
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "vision"
+STEPS = 2
+Picture = Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
+OnStep = Callable[[int, int, Image.Image], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """Three pictures as the model sees them, to be drawn from many times."""
+
+    latents: torch.Tensor  # (1, channels, h, w) of b
+    context: torch.Tensor  # (1, channels, h, 3 w), the strip [b | a | a']
+    query: torch.Tensor  # (Q,), what the router is asked
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnalogyModel:
+    """Autoencoder, flow transformer, relation encoder and basis; see `load_embedded`."""
+
+    vae: Any
+    transformer: Any
+    encoder: Any
+    basis: Lorweb
+    text: torch.Tensor  # (1, tokens, width) of the empty instruction
+    pooled: torch.Tensor  # (1, width)
+
+    @property
+    def side(self) -> int:
+        """Pictures are squares of this many pixels."""
+        return int(self.vae.config.sample_size)
+
+    def look(self, a: Picture, a2: Picture, b: Picture) -> Seen:
+        """Encode the three pictures; other sizes are resized to the model's square.
+
+        Raises `LoomError` for what is not a picture.
+        """
+        pixels = torch.cat([self._pixels(picture) for picture in (a, a2, b)])
+        with torch.inference_mode():
+            za, za2, zb = self._encode(pixels).split(1)
+            return Seen(zb, strip(za, za2, zb), self._query(*pixels.split(1)))
+
+    def coefficients(
+        self, a: Picture, a2: Picture, b: Picture, *, temperature: float = 1.0
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The mix that the pictures ask for, float32 (layers, N); layers in the order of `basis.layers`."""
+        mix: np.ndarray[Any, np.dtype[np.float32]] = self.route(self.look(a, a2, b), temperature).numpy()
+        return mix
+
+    def route(self, seen: Seen, temperature: float = 1.0) -> torch.Tensor:
+        """The mix for pictures already looked at, (layers, N)."""
+        with torch.no_grad():
+            return self.basis.coefficients(seen.query.clone(), temperature)
+
+    def analogy(
+        self,
+        a: Picture,
+        a2: Picture,
+        b: Picture,
+        *,
+        coeffs: np.ndarray[Any, Any] | None = None,
+        steps: int = STEPS,
+        seed: int = 0,
+        strength: float = 1.0,
+        temperature: float = 1.0,
+        on_step: OnStep | None = None,
+    ) -> Image.Image:
+        """b' with a : a' :: b : b'.
+
+        `coeffs` (layers, N) takes the place of the routed mix, and then `temperature` has no effect. `strength` scales
+        the whole update. `on_step(done, steps, picture)` sees b' as it forms; it may raise `Cancelled`.
+        """
+        seen = self.look(a, a2, b)
+        mix = self.route(seen, temperature) if coeffs is None else torch.as_tensor(np.asarray(coeffs, np.float32))
+        return self.draw(seen, mix, steps=steps, seed=seed, strength=strength, on_step=on_step)
+
+    def draw(
+        self,
+        seen: Seen,
+        mix: torch.Tensor,
+        *,
+        steps: int = STEPS,
+        seed: int = 0,
+        strength: float = 1.0,
+        on_step: OnStep | None = None,
+    ) -> Image.Image:
+        """b' for pictures already looked at and a mix (layers, N). Raises `LoomError` for a wrong mix or step count."""
+        if not 1 <= steps <= 100:
+            raise LoomError(f"{steps} steps cannot be taken", "choose between 1 and 100")
+        noise = torch.randn(seen.latents.shape, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            weights = self._merged(mix, strength)
+            final = euler(
+                lambda x, t: self._velocity(x, t, seen.context, weights),
+                noise,
+                steps,
+                None if on_step is None else lambda done, of, z: on_step(done, of, self._decode(z)),
+            )
+            return self._decode(final)
+
+    def lora(self, mix: torch.Tensor, strength: float = 1.0, name: str = "analogy") -> Adapter:
+        """One analogy as an ordinary LoRA of rank N r, to be saved like any other."""
+        return self.basis.as_lora(mix, strength, name)
+
+    def pipeline(self) -> Any:
+        """The same weights in the stock `FluxKontextPipeline`; run it with `pipeline_inputs`."""
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+        absent = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+        return diffusers.FluxKontextPipeline(scheduler=scheduler, vae=self.vae, transformer=self.transformer, **absent)
+
+    def pipeline_inputs(self, seen: Seen) -> dict[str, Any]:
+        """Arguments with which the stock pipeline draws what `draw` draws, given the same LoRA and noise."""
+        return {
+            "image": seen.context,
+            "prompt_embeds": self.text,
+            "pooled_prompt_embeds": self.pooled,
+            "height": self.side,
+            "width": self.side,
+            "max_area": self.side**2,
+            "_auto_resize": False,
+        }
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    def _pixels(self, picture: Picture) -> torch.Tensor:
+        """(1, 3, side, side) in [0, 1]."""
+        try:
+            image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
+            rgb = image.convert("RGB")
+        except (TypeError, ValueError, AttributeError, OSError) as error:
+            raise LoomError(
+                "This is not a picture", str(error), "give a PIL image or an (h, w, 3) uint8 array"
+            ) from error
+        if rgb.size != (self.side, self.side):
+            rgb = rgb.resize((self.side, self.side), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].float() / 255
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        latents: torch.Tensor = self.vae.encode(pixels * 2 - 1).latent_dist.mode()
+        return (latents - config.shift_factor) * config.scaling_factor
+
+    def _decode(self, latents: torch.Tensor) -> Image.Image:
+        config = self.vae.config
+        with torch.inference_mode():
+            pixels = self.vae.decode(latents / config.scaling_factor + config.shift_factor).sample[0]
+        levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+    def _query(self, a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """z = [E(a, a'), E(b, b)], each half layer-normed."""
+        pairs = torch.cat([torch.cat([a, a2], 1), torch.cat([b, b], 1)]) * 2 - 1
+        embedded = self.encoder(pixel_values=pairs).image_embeds
+        normed: torch.Tensor = torch.nn.functional.layer_norm(embedded, embedded.shape[1:])
+        return normed.flatten()
+
+    def _merged(self, mix: torch.Tensor, strength: float) -> dict[str, torch.Tensor]:
+        """The adapted weights with one mix in them."""
+        base = dict(self.transformer.named_parameters())
+        deltas = self.basis.deltas(mix, strength)
+        return {f"{name}.weight": base[f"{name}.weight"] + delta for name, delta in deltas.items()}
+
+    def _velocity(
+        self, x: torch.Tensor, time: float, context: torch.Tensor, weights: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The transformer's velocity for the target tokens, as a latent map."""
+        target = pack(x)
+        ids = all_positions(x, context, self.text.shape[1])
+        inputs = {
+            "hidden_states": torch.cat([target, pack(context)], 1),
+            "encoder_hidden_states": self.text,
+            "pooled_projections": self.pooled,
+            "timestep": torch.tensor([time]),
+            "txt_ids": ids[: self.text.shape[1]],
+            "img_ids": ids[self.text.shape[1] :],
+            "return_dict": False,
+        }
+        out = torch.func.functional_call(self.transformer, weights, kwargs=inputs)[0]
+        return unpack(out[:, : target.shape[1]], x.shape[2], x.shape[3])
+
+
+def load_embedded(folder: Path = EMBEDDED) -> AnalogyModel:
+    """Load the model that comes with the studio, in float32 on the CPU.
+
+    Raises `MissingFile` when the folder or a part of it is not there.
+    """
+    for part in ("vae", "transformer", "encoder", "lorweb", "prompt.safetensors"):
+        if not (folder / part).exists():
+            raise MissingFile(
+                f"{folder} has no {part}",
+                "the embedded vision model is not complete",
+                "run python -m studio.training.vision",
+            )
+    try:
+        vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        transformer = diffusers.FluxTransformer2DModel.from_pretrained(
+            folder / "transformer", torch_dtype=torch.float32
+        )
+        encoder = transformers.CLIPVisionModelWithProjection.from_pretrained(folder / "encoder", dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise MissingFile(f"The model in {folder} cannot be loaded", str(error).splitlines()[0]) from error
+    prompt = open_safetensors(folder / "prompt.safetensors").tensors
+    text, pooled = (torch.from_numpy(np.array(prompt[name].read())) for name in ("text", "pooled"))
+    parts = [part.eval().requires_grad_(False) for part in (vae, transformer, encoder)]
+    return AnalogyModel(*parts, read_lorweb(folder / "lorweb"), text, pooled)
