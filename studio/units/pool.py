@@ -85,7 +85,7 @@ def pools(adapters: Sequence[Adapter], *, form: Form = "canonical", scope: Scope
             if module is not None and _place(module) == place and module.rank > 0:
                 pair = _scaled(module)
                 if bool(pair.A.isfinite().all() and pair.B.isfinite().all()):
-                    parts.append((index, canonical(pair).float() if form == "canonical" else pair))
+                    parts.append((index, canonical(pair).single() if form == "canonical" else pair))
         if parts:
             yield _join(place, parts)
 
