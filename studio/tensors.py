@@ -139,7 +139,8 @@ def open_npz(path: Path, keep: object = None) -> TensorFile:
 def open_pickle(path: Path) -> TensorFile:
     """Load a torch file through the weights-only loader; a list of tensors gets its positions as keys."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # given the path, torch would go by its suffix
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises many types; any of them means "not plain tensors"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         next_step = "convert it to safetensors on a machine that trusts it"
@@ -212,9 +213,10 @@ def _npz_ref(path: Path, archive: zipfile.ZipFile, name: str, keep: object) -> T
         version = np.lib.format.read_magic(member)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(member)
+        stored = archive.getinfo(f"{name}.npy").file_size - member.tell()
     if dtype.kind not in "fiu":
         raise Refused(f"{path.name} stores {name} as {dtype}", "expected numbers", "save it again with numpy.savez")
-    if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
+    if math.prod(shape) * dtype.itemsize > stored:
         raise Refused(f"{path.name} is not a whole numpy archive", f"{name} is shorter than its shape {shape}")
     label = next((key for key, code in _NUMPY_DTYPES.items() if np.dtype(code) == dtype), str(dtype))
     return TensorRef(tuple(shape), label, _Member(path, name, keep))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ WEIGHT_NAMES = (
     "pytorch_lora_weights.safetensors",
     "adapters.safetensors",
     "adapter_model.bin",
+    "pytorch_lora_weights.bin",
     "adapters.npz",
 )
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf")
 _MAX_CONFIG_BYTES = 4 << 20
-_MAX_ZIP_BYTES = 16 << 30
+_MAX_UNPACKED = 16 << 30
+_MAX_ZIP_RATIO = 100  # weights hardly compress; even an untrained adapter, half of it zeros, stays far below
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +59,33 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """What to call the adapter: its folder, or its file without suffix."""
-        return self.path.stem if self.path.is_file() else self.path.resolve().name
+        """What to call the adapter: its folder, or its file without suffix; for a Hub snapshot the repository."""
+        if self.path.is_file():
+            return self.path.stem
+        folder = self.path.resolve()
+        owner = folder.parent.parent.name  # models--owner--name/snapshots/commit
+        return owner.split("--")[-1] if owner.startswith("models--") else folder.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Located:
-    """Where an adapter's files are, before anything is opened."""
+    """Where an adapter's files are, before anything is opened; an unpacked zip goes when `keep`'s last holder does."""
 
     path: Path
     weights: Path
     config: Path | None = None
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[Finding, ...] = ()
+    keep: tempfile.TemporaryDirectory[str] | None = None
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open an adapter's files; headers only, no values are read.
+
+    Raises `MissingFile` where there is nothing, `Refused` where there is no adapter.
+    """
+    located = locate(path)
+    config = read_config(located.config) if located.config else None
+    return Bundle(path, located.weights, open_tensors(located.weights, located.keep), config, located.findings)
 
 
 def locate(path: Path) -> Located:
@@ -81,75 +99,13 @@ def locate(path: Path) -> Located:
         return _locate_in_folder(path)
     if path.name == CONFIG:
         return _locate_in_folder(path.parent)
-    if path.suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         return locate_in_zip(path)
-    if path.suffix not in WEIGHT_SUFFIXES:
-        raise Refused(
-            f"{path.name} is not an adapter file",
-            next=f"give a folder, a zip of one, or a {', '.join(WEIGHT_SUFFIXES)} file",
-        )
+    if path.suffix.lower() not in WEIGHT_SUFFIXES:
+        suffixes = ", ".join(WEIGHT_SUFFIXES)
+        raise Refused(f"{path.name} is not an adapter file", next=f"give a folder, a zip of one, or a {suffixes} file")
     config = path.parent / CONFIG
     return Located(path, path, config if config.is_file() else None)
-
-
-def _locate_in_folder(folder: Path) -> Located:
-    config = folder / CONFIG if (folder / CONFIG).is_file() else None
-    for name in WEIGHT_NAMES:
-        if (folder / name).is_file():
-            return Located(folder, folder / name, config)
-    found = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in WEIGHT_SUFFIXES)
-    if len(found) == 1:
-        return Located(folder, found[0], config)
-    if found:
-        names = ", ".join(file.name for file in found[:4])
-        raise Refused(
-            f"{folder.name} holds {len(found)} weights files",
-            f"it is not clear which one is meant: {names}",
-            "give the file itself",
-        )
-    if config:
-        raise Refused(f"{folder.name} has a config but no weights", next="download or save the adapter again")
-    raise Refused(
-        f"{folder.name} holds no adapter", f"no {WEIGHT_NAMES[0]} in it", "give the folder that holds the weights file"
-    )
-
-
-def locate_in_zip(path: Path, into: Path | None = None) -> Located:
-    """Unpack the adapter files of a zip, and only those, into `into` or a temporary folder."""
-    target = into or Path(tempfile.mkdtemp(prefix="loom-zip-"))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = [info for info in archive.infolist() if _is_wanted(info)]
-            if sum(info.file_size for info in wanted) > _MAX_ZIP_BYTES:
-                raise Refused(f"{path.name} unpacks to more than {_MAX_ZIP_BYTES >> 30} GiB")
-            if len({Path(info.filename).parent for info in wanted}) > 1:
-                raise Refused(
-                    f"{path.name} holds several adapters",
-                    next="give each as a zip of its own, or unpack it and give the folders",
-                )
-            for info in wanted:  # the base name alone, so that no member can point outside the target
-                with archive.open(info) as source, (target / Path(info.filename).name).open("wb") as out:
-                    while chunk := source.read(1 << 20):
-                        out.write(chunk)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-        raise Refused(f"{path.name} is not a whole zip file", str(error), "pack or download it again") from error
-    if not wanted:
-        raise Refused(f"{path.name} holds no adapter", next=f"put {CONFIG} and {WEIGHT_NAMES[0]} into it")
-    inner = _locate_in_folder(target)
-    return Located(path, inner.weights, inner.config)
-
-
-def _is_wanted(info: zipfile.ZipInfo) -> bool:
-    name = Path(info.filename).name
-    hidden = name.startswith(".") or "__MACOSX" in info.filename
-    return not info.is_dir() and not hidden and (name == CONFIG or Path(name).suffix in WEIGHT_SUFFIXES)
-
-
-def open_bundle(path: Path) -> Bundle:
-    """Open an adapter's files; headers only, no values are read."""
-    located = locate(path)
-    config = read_config(located.config) if located.config else None
-    return Bundle(path, located.weights, open_tensors(located.weights), config, located.findings)
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -157,9 +113,74 @@ def read_config(path: Path) -> Mapping[str, Any]:
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise Refused(f"{path.name} is {path.stat().st_size} bytes", "a config is a few thousand")
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{path.name} is not JSON", str(error), "save the adapter again") from error
     if not isinstance(loaded, dict):
         raise Refused(f"{path.name} holds a {type(loaded).__name__}", "expected an object of settings")
     return loaded
+
+
+def _locate_in_folder(folder: Path) -> Located:
+    config = folder / CONFIG if (folder / CONFIG).is_file() else None
+    for name in WEIGHT_NAMES:
+        if (folder / name).is_file():
+            return Located(folder, folder / name, config)
+    found = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in WEIGHT_SUFFIXES)
+    if len(found) == 1:
+        return Located(folder, found[0], config)
+    if found:
+        names = ", ".join(file.name for file in found[:4])
+        why = f"it is not clear which one is meant: {names}"
+        raise Refused(f"{folder.name} holds {len(found)} weights files", why, "give the file itself")
+    if config:
+        next_step = "download or save the adapter again"
+        raise Refused(f"{folder.name} has a config but no weights", f"no {WEIGHT_NAMES[0]} in it", next_step)
+    why = f"no {WEIGHT_NAMES[0]} in it"
+    raise Refused(f"{folder.name} holds no adapter", why, "give the folder that holds the weights file")
+
+
+def locate_in_zip(path: Path, into: Path | None = None) -> Located:
+    """Unpack the adapter files of a zip, and only those, into an existing folder or a temporary one.
+
+    Raises `Refused` for a broken zip, a bomb, and one that holds no adapter or several.
+    """
+    keep = None if into else tempfile.TemporaryDirectory(prefix="loom-zip-")
+    folder = into or Path(keep.name if keep else "")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = [info for info in archive.infolist() if _is_wanted(info)]
+            _require_sane(path, wanted)
+            for info in wanted:
+                _unpack(archive, info, folder)
+    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
+        raise Refused(f"{path.name} is not a whole zip file", str(error), "pack or download it again") from error
+    inner = _locate_in_folder(folder)
+    return Located(path, inner.weights, inner.config, keep=keep)
+
+
+def _is_wanted(info: zipfile.ZipInfo) -> bool:
+    name = Path(info.filename).name
+    hidden = name.startswith(".") or "__MACOSX" in info.filename
+    suffix = Path(name).suffix.lower()
+    return not info.is_dir() and not hidden and (name == CONFIG or suffix in WEIGHT_SUFFIXES)
+
+
+def _require_sane(path: Path, wanted: Sequence[zipfile.ZipInfo]) -> None:
+    if not wanted:
+        raise Refused(f"{path.name} holds no adapter", next=f"put {CONFIG} and {WEIGHT_NAMES[0]} into it")
+    total, limit = sum(info.file_size for info in wanted), max(1 << 20, _MAX_ZIP_RATIO * path.stat().st_size)
+    if total > min(limit, _MAX_UNPACKED):
+        raise Refused(f"{path.name} unpacks to {total} bytes", f"{min(limit, _MAX_UNPACKED)} are allowed for its size")
+    if len({Path(info.filename).parent for info in wanted}) > 1 or len({info.filename for info in wanted}) < len(
+        wanted
+    ):
+        next_step = "give each as a zip of its own, or unpack it and give the folders"
+        raise Refused(f"{path.name} holds several adapters", next=next_step)
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path) -> None:
+    """Write one member under its base name alone, so that no member can point outside the folder."""
+    with archive.open(info) as source, (folder / Path(info.filename).name).open("wb") as out:
+        while chunk := source.read(1 << 20):
+            out.write(chunk)

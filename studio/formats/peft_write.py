@@ -89,7 +89,8 @@ def _inside_component(adapter: Adapter) -> Adapter:
 def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
     for name, module in adapter.modules.items():
         down, up = _keys(name, module)
-        a, b = pad_rank(module.A, (module.scaling * module.B).astype(np.float32, copy=False), adapter.rank)
+        a, b = module
+        a, b = pad_rank(a, (module.scaling * b).astype(np.float32, copy=False), adapter.rank)
         yield down, a.reshape(shapes[down])
         yield up, b.reshape(shapes[up])
     for name, tensor in adapter.extras.items():
