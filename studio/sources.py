@@ -7,12 +7,13 @@ from pathlib import Path
 
 from studio.adapter import Adapter
 from studio.compose import Sources, renamed_apart
-from studio.errors import BadRecipe, CannotMerge
+from studio.errors import BadRecipe, CannotMerge, MissingFile
 from studio.files import sha256
 from studio.formats import open_adapter
 from studio.recipe import Recipe, Source
 
 EMBEDDED = "loom:"  # a path that starts so is one of the studio's own adapters, wherever the studio is installed
+UPLOAD = "upload:"  # one that starts so lies in the visitor's own workspace
 _ASSETS = Path(__file__).resolve().parent.parent / "assets" / "text" / "adapters"
 
 
@@ -22,20 +23,34 @@ def embedded_paths() -> dict[str, Path]:
     return {f"{EMBEDDED}{folder.name}": folder for folder in folders if (folder / "adapter_config.json").is_file()}
 
 
-def resolve(source: Source) -> Path:
-    """Where a source's files are; a Hub id is fetched at its pinned revision."""
+def resolve(source: Source, *, workspace: Path | None = None, is_local: bool = True) -> Path:
+    """Where a source's files are; a Hub id is fetched at its pinned revision.
+
+    `workspace` is where a visitor's uploads are (`upload:NAME`). A studio that is not local opens no path of its machine.
+    """
     if source.hub is not None:
         from studio.hub import fetch
 
         return fetch(source.hub, source.revision)
     path = str(source.path)
-    name = Path(path).name
-    if EMBEDDED in path and name.startswith(EMBEDDED):  # a recipe file's folder may have been put before it
+    name = Path(path).name  # a recipe file's folder may have been put before a scheme
+    if name.startswith(EMBEDDED):
         found = embedded_paths().get(name)
         if found is None:
             raise BadRecipe(f"The studio has no adapter {name!r}", f"it has {', '.join(embedded_paths()) or 'none'}")
         return found
+    if name.startswith(UPLOAD):
+        return _uploaded(name.removeprefix(UPLOAD), workspace)
+    if not is_local:
+        raise BadRecipe(f"{name} is a path", "this studio opens no files of its own machine", "upload the adapter")
     return Path(path).expanduser()
+
+
+def _uploaded(name: str, workspace: Path | None) -> Path:
+    found = workspace / name if workspace is not None and name not in {"", ".", ".."} else None
+    if found is None or not found.exists():
+        raise MissingFile(f"{name} was uploaded to a page that is closed", next="upload it again, then open the recipe")
+    return found
 
 
 def content_hash(adapter: Adapter) -> str | None:
@@ -47,9 +62,11 @@ def content_hash(adapter: Adapter) -> str | None:
     return sha256(adapter.path) if adapter.path.is_file() else sha256(locate(adapter.path).weights)
 
 
-def open_source(source: Source) -> tuple[Adapter, str | None]:
+def open_source(
+    source: Source, *, workspace: Path | None = None, is_local: bool = True
+) -> tuple[Adapter, str | None]:
     """The adapter of a source and its content hash. Raises `CannotMerge` if the file is not the one the recipe pins."""
-    adapter = open_adapter(resolve(source))
+    adapter = open_adapter(resolve(source, workspace=workspace, is_local=is_local))
     digest = content_hash(adapter)
     if source.sha256 and digest != source.sha256:
         raise CannotMerge(

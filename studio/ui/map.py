@@ -47,51 +47,37 @@ _TEMPLATE = """
 """
 
 
-class UnitMap(gr.HTML):
-    """The map; its value is what `map_payload` returns, or None for the empty state."""
+def unit_map(
+    value: dict[str, Any] | None = None,
+    *,
+    height: int = 460,
+    colour: Colour = "source",
+    note: str = "",
+    empty: str = "Add an adapter, and its units appear here.",
+    **html: Any,
+) -> gr.HTML:
+    """The map component; `value` is what `map_payload` returns, or None for the empty state.
 
-    def __init__(
-        self,
-        value: dict[str, Any] | None = None,
-        *,
-        height: int = 460,
-        colour: Colour = "source",
-        centroids: dict[str, Any] | None = None,
-        muted: dict[str, str] | None = None,
-        picked: Sequence[int] = (),
-        note: str = "",
-        empty: str = "Add an adapter, and its units appear here.",
-        **kwargs: Any,
-    ) -> None:
-        if not is_static_file(_PLOTLY):  # this one file and nothing beside it
-            gr.set_static_paths([_PLOTLY])
-        super().__init__(
-            value,
-            html_template=_TEMPLATE,
-            css_template=(_STATIC / "map.css").read_text(),
-            js_on_load=(_STATIC / "map.js").read_text(),
-            plotly=_PLOTLY.resolve().as_posix(),
-            height=height,
-            colour=colour,
-            centroids=centroids,
-            muted=muted,
-            picked=list(picked),
-            note=note,
-            empty=empty,
-            **kwargs,
-        )
-
-    def preprocess(self, payload: Any) -> None:
-        """The page has nothing to say through the value; picks come as events."""
-        return None
-
-    def postprocess(self, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Send the packed points as they are."""
-        return value
-
-    def api_info(self) -> dict[str, Any]:
-        """An opaque object."""
-        return {"type": "object"}
+    A plain `gr.HTML`, since a subclass makes Gradio write a stub file beside this one, which a read-only installation
+    does not survive. Do not name it in `inputs=`: the whole cloud would travel back.
+    """
+    if not is_static_file(_PLOTLY):  # this one file and nothing beside it
+        gr.set_static_paths([_PLOTLY])
+    return gr.HTML(
+        value,
+        html_template=_TEMPLATE,
+        css_template=(_STATIC / "map.css").read_text(),
+        js_on_load=(_STATIC / "map.js").read_text(),
+        plotly=_PLOTLY.resolve().as_posix(),
+        height=height,
+        colour=colour,
+        centroids=None,
+        muted=None,
+        picked=[],
+        note=note,
+        empty=empty,
+        **html,
+    )
 
 
 def map_payload(

@@ -14,7 +14,7 @@ const ARRAYS = { f4: Float32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Ar
 // Gradio takes any quoted word here for an event, so no channel (note, empty, ...) is written as a bare string.
 const find = (selector) => element.querySelector(selector);
 const [plot, stage, overlay, tip] = ['.plot', '.stage', '.overlay', '.tip'].map(find);
-const map = { points: null, centroids: null, muted: null, ids: [[], []], picked: [], cursor: -1, bound: false };
+const map = { points: null, centroids: null, muted: null, ids: [[], []], picked: [], cursor: -1, draws: 0, bound: false };
 
 function unpack(packed) {
   const text = atob(packed.data);
@@ -107,9 +107,11 @@ function layout() {
   };
   const text = getComputedStyle(element).color;
   return {
-    // Unpicked pictures of the same units keep the zoom; another set of units starts afresh.
+    // Pictures of the same units keep the zoom; another set of units starts afresh.
     uirevision: map.points.frame,
-    selectionrevision: map.points.version,
+    // What is picked shows by its brightness. A lasso's outline left behind would catch the next drag.
+    selections: [],
+    selectionrevision: ++map.draws,
     dragmode: 'lasso',
     showlegend: false,
     hovermode: 'closest',
@@ -159,6 +161,7 @@ function finish() {
   window.__loomMap = {
     version: drawn ? drawn.version : '',
     points: drawn ? drawn.points : 0,
+    draws: map.draws,
     centroids: map.centroids ? map.centroids.x.length : 0,
     muted: map.ids[1].length,
     picked: map.picked.length,

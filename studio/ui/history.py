@@ -1,0 +1,215 @@
+"""History, named versions, recipes in and out, and the export."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.desk import Desk
+from studio.errors import LoomError, Refused
+from studio.export import export
+from studio.files import write_atomic
+from studio.presets import load_preset, preset_choices
+from studio.recipe import MAX_BYTES, Recipe, read_yaml
+from studio.ui import views
+from studio.ui.panel import EDIT, PRIVATE, Job, Shared, told, told_while
+
+_SHOWN = 40
+
+
+class HistoryPanel:
+    """Undo, redo, versions, presets, recipes, export."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+
+    def build_bar(self) -> None:
+        """The bar on top: presets, undo and redo."""
+        self.preset = gr.Dropdown(
+            preset_choices(), value=None, show_label=False, elem_id="preset", scale=3, min_width=180, info=None
+        )
+        self.undo = gr.Button("↶ Undo", size="sm", min_width=70, scale=0, elem_id="undo", interactive=False)
+        self.redo = gr.Button("↷ Redo", size="sm", min_width=70, scale=0, elem_id="redo", interactive=False)
+
+    def build_tabs(self) -> None:
+        """History and export beside the preview."""
+        with gr.Column(scale=5, min_width=300, elem_id="keeping"), gr.Tabs():
+            with gr.Tab("Export"):
+                with gr.Row():
+                    self.name = gr.Textbox("merge", label="Name", elem_id="export-name", min_width=120)
+                    self.dtype = gr.Dropdown(
+                        ["float32", "float16", "bfloat16"], value="float32", label="Numbers", min_width=90, elem_id="export-dtype"
+                    )
+                with gr.Row():
+                    self.export = gr.Button("Export for PEFT", variant="primary", size="sm", elem_id="export")
+                    self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="download")
+                self.exported = gr.HTML(elem_id="exported")
+            with gr.Tab("History"):
+                with gr.Row():
+                    self.title = gr.Textbox(show_label=False, placeholder="Name this version", scale=3, elem_id="version-name")
+                    self.keep = gr.Button("Keep", size="sm", scale=1, min_width=56, elem_id="keep-version")
+                self.versions = gr.Dropdown([], label="Named versions", elem_id="versions", visible=False)
+                self.steps = gr.Radio([], show_label=False, elem_id="steps", type="value")
+            with gr.Tab("Recipe"):
+                self.recipe = gr.Code(language="yaml", interactive=False, elem_id="recipe", max_lines=12, label="Recipe")
+                with gr.Row():
+                    self.save = gr.DownloadButton("Download recipe", size="sm", elem_id="save-recipe")
+                    self.open = gr.UploadButton(
+                        "Open recipe or export", file_types=[".yaml", ".yml", ".zip"], size="sm", elem_id="open-recipe"
+                    )
+
+    def components(self) -> list[Any]:
+        """Controls that the recipe sets."""
+        return [self.name, self.download, self.exported, self.versions]
+
+    def controls(self, desk: Desk) -> dict[Any, Any]:
+        """Name and versions; an export made before belongs to what was before."""
+        return {
+            self.name: desk.recipe.name or "merge",
+            self.download: gr.update(visible=False),
+            self.exported: "",
+            self.versions: gr.update(choices=list(desk.snapshots), value=None, visible=bool(desk.snapshots)),
+        }
+
+    def wire(self) -> None:
+        """Connect the listeners."""
+        token, every = self.shared.token, self.shared.controls()
+        self.preset.input(self.on_preset, [token, self.preset], every, **PRIVATE)
+        self.undo.click(self.on_undo, [token], every, **EDIT)
+        self.redo.click(self.on_redo, [token], every, **EDIT)
+        self.steps.input(self.on_step, [token, self.steps], every, **EDIT)
+        for trigger in (self.keep.click, self.title.submit):
+            trigger(self.on_keep, [token, self.title], [self.title, self.versions], **EDIT)
+        self.versions.input(self.on_version_chosen, [token, self.versions], every, **EDIT)
+        self.open.upload(self.on_open, [token, self.open], every, **PRIVATE)
+        done = [self.exported, self.download]
+        self.export.click(self.on_export, [token, self.name, self.dtype], done, concurrency_limit=2, **PRIVATE)
+        shown = [self.undo, self.redo, self.steps, self.recipe, self.save, self.download, self.exported]
+        self.shared.version.change(self.on_version, [token], shown, **EDIT)
+
+    @told
+    def on_version(self, token: str) -> dict[Any, Any]:
+        """The recipe changed: history, recipe text; an export made before is out of date."""
+        desk = self.shared.desk(token)
+        history = desk.history
+        first = max(0, len(history.steps) - _SHOWN)
+        steps = [(f"{i + 1} · {step.label}", i) for i, step in enumerate(history.steps)][first:][::-1]
+        text = desk.pinned().to_yaml()
+        return {
+            self.undo: gr.update(interactive=history.at > 0),
+            self.redo: gr.update(interactive=history.at + 1 < len(history.steps)),
+            self.steps: gr.update(choices=steps, value=history.at),
+            self.recipe: text,
+            self.save: _recipe_file(desk, text),
+            self.download: gr.update(visible=False),
+            self.exported: "",
+        }
+
+    @told
+    def on_preset(self, token: str, id: str | None) -> dict[Any, Any]:
+        """Put a preset on the desk."""
+        desk = self.shared.desk(token)
+        if not id:
+            return {}
+        recipe = load_preset(id)
+        desk.load(recipe, f"preset {recipe.name}")
+        return self.shared.refresh(desk)
+
+    @told
+    def on_undo(self, token: str) -> dict[Any, Any]:
+        """One step back."""
+        return self._moved(token, -1)
+
+    @told
+    def on_redo(self, token: str) -> dict[Any, Any]:
+        """One step forward."""
+        return self._moved(token, 1)
+
+    @told
+    def on_step(self, token: str, step: int | None) -> dict[Any, Any]:
+        """A row of the history brings everything back."""
+        desk = self.shared.desk(token)
+        if step is not None:
+            desk.go_to(int(step))
+        return self.shared.refresh(desk)
+
+    @told
+    def on_keep(self, token: str, title: str) -> tuple[str, Any]:
+        """Keep the recipe under a name."""
+        desk = self.shared.desk(token)
+        desk.save_snapshot(title or "")
+        return "", gr.update(choices=list(desk.snapshots), visible=True)
+
+    @told
+    def on_version_chosen(self, token: str, name: str | None) -> dict[Any, Any]:
+        """Bring a named version back."""
+        desk = self.shared.desk(token)
+        if name not in desk.snapshots:
+            return {}
+        desk.load(desk.snapshots[name], f"version {name}")
+        return self.shared.refresh(desk)
+
+    @told
+    def on_open(self, token: str, file: str | None) -> dict[Any, Any]:
+        """Open a recipe, or the recipe inside an export."""
+        desk = self.shared.desk(token)
+        if not file:
+            return {}
+        recipe = read_recipe_from(Path(file))
+        desk.load(recipe, f"open {recipe.name or Path(file).stem}")
+        return self.shared.refresh(desk)
+
+    @told_while
+    def on_export(self, token: str, name: str, dtype: str) -> Iterator[dict[Any, Any]]:
+        """Write a zip, read it back, compare, and only then offer it."""
+        desk = self.shared.desk(token)
+        if not desk.recipe.sources:
+            raise LoomError("There is nothing to export", next="add an adapter")
+        recipe = desk.pinned().model_copy(update={"name": (name or "").strip()[:80] or "merge"})
+        yield {self.exported: views.message("Merging, writing, reading back…", "busy"), self.download: gr.update(visible=False)}
+        job = Job(lambda on_step: _exported(desk, recipe, dtype, on_step))
+        while not job.wait(0.5):
+            done, total, _ = job.progress
+            yield {self.exported: views.message(f"Merging and writing… {done} of {total or '?'} modules", "busy")}
+        written, count = job.result()
+        said = f"Exported: {written.name}, {written.stat().st_size / 1e6:.1f} MB. {count} modules read back and compared."
+        yield {self.exported: views.message(said, "good"), self.download: gr.update(value=str(written), visible=True)}
+
+    def _moved(self, token: str, by: int) -> dict[Any, Any]:
+        desk = self.shared.desk(token)
+        desk.move(by)
+        return self.shared.refresh(desk)
+
+
+def read_recipe_from(file: Path) -> Recipe:
+    """The recipe of a YAML file or of an export's zip."""
+    if file.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(file) as archive:
+                inside = [info for info in archive.infolist() if Path(info.filename).name == "recipe.yaml"]
+                if len(inside) != 1 or inside[0].file_size > MAX_BYTES:
+                    raise Refused(f"{file.name} holds no recipe", next="give an export of this studio, or a recipe")
+                return read_yaml(archive.read(inside[0]).decode("utf-8", "replace"))
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            raise Refused(f"{file.name} is not a whole zip file", str(error), "download it again") from error
+    if file.stat().st_size > MAX_BYTES:
+        raise Refused(f"{file.name} is too large for a recipe")
+    return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
+
+
+def _exported(desk: Desk, recipe: Recipe, dtype: str, on_step: Any) -> tuple[Path, int]:
+    composition = desk.compose(on_step=on_step)
+    folder = Path(tempfile.mkdtemp(prefix="export-", dir=desk.exports))
+    plain = "".join(c if c.isalnum() or c in "._- " else "-" for c in recipe.name).strip(". ") or "merge"
+    return export(composition, recipe, folder / f"{plain}.zip", dtype=dtype), len(composition.adapter.modules)
+
+
+def _recipe_file(desk: Desk, text: str) -> str:
+    path = desk.exports / "recipe.yaml"
+    write_atomic(path, text.encode())
+    return str(path)

@@ -1,0 +1,31 @@
+"""Opening the page: one typed place for every launch setting, none left to a default that differs by host or version."""
+
+from __future__ import annotations
+
+import os
+
+from studio.ui.page import build
+from studio.ui.rooms import Settings
+from studio.ui.theme import CSS, theme
+
+
+def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = False, block: bool = True) -> str:
+    """Serve the page and return its address. On a Space the host is every address, elsewhere what is given."""
+    host = "0.0.0.0" if "SPACE_ID" in os.environ else host
+    page = build(Settings.from_environment(host))
+    page.demo.queue(default_concurrency_limit=4, max_size=256)
+    _, local, _ = page.demo.launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=open_browser,
+        share=False,
+        ssr_mode=False,
+        run_history=False,
+        show_error=False,
+        max_file_size="2gb",
+        footer_links=["settings"],
+        theme=theme(),
+        css=CSS,
+        prevent_thread_lock=not block,
+    )
+    return str(local)

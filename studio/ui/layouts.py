@@ -1,0 +1,59 @@
+"""Where units lie on the map: PCA until UMAP is there, kept by content so that nobody waits for a picture twice."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from studio.units import Units, drawn, layout_key, pca, umap_layout
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(eq=False)
+class Layouts:
+    """A bounded store of pictures, shared by all visitors: equal features give equal pictures, so it tells nothing."""
+
+    capacity: int = 64
+    _kept: OrderedDict[str, Floats] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._one = threading.Lock()
+
+    def has(self, units: Units) -> bool:
+        """Whether the UMAP picture is there."""
+        return _key(units) in self._kept
+
+    def positions(self, units: Units) -> Floats:
+        """The best picture there is, (n, 2), of the drawn rows."""
+        key = _key(units)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        return pca(_features(units))
+
+    def make(self, units: Units) -> Floats:
+        """The UMAP picture; one is computed at a time, it takes a core."""
+        key = _key(units)
+        with self._one:
+            if key not in self._kept:
+                placed = umap_layout(_features(units))
+                with self._lock:
+                    self._kept[key] = placed
+                    while len(self._kept) > self.capacity:
+                        self._kept.popitem(last=False)
+            return self._kept[key]
+
+
+def _features(units: Units) -> Floats:
+    return units.features[drawn(units.table.energy)]
+
+
+def _key(units: Units) -> str:
+    return layout_key(_features(units))

@@ -1,0 +1,138 @@
+"""The library: adapters in, by upload, folder, Hub id or from the studio's own; each with its verdict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.desk import MAX_SOURCES, Desk
+from studio.errors import LoomError
+from studio.recipe import Source
+from studio.sources import EMBEDDED, UPLOAD, embedded_paths
+from studio.ui import views
+from studio.ui.panel import EDIT, PRIVATE, Shared, told
+from studio.uploads import receive
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+_SUFFIXES = [".safetensors", ".bin", ".pt", ".pth", ".npz", ".zip", ".json"]
+
+
+class LibraryPanel:
+    """Adds and removes adapters."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        with gr.Column(scale=3, min_width=250, elem_id="library"):
+            gr.Markdown("### Library")
+            self.drop = gr.File(
+                label="Drop adapters here",
+                file_count="multiple",
+                file_types=_SUFFIXES,
+                height=92,
+                elem_id="drop",
+            )
+            with gr.Row():
+                self.place = gr.Textbox(
+                    show_label=False,
+                    placeholder="Hub id, or folder on this machine",
+                    elem_id="place",
+                    scale=4,
+                    min_width=120,
+                )
+                self.add = gr.Button("Add", size="sm", scale=1, min_width=56, elem_id="add")
+            self.own = gr.Dropdown(label="Or take one of the studio's own", elem_id="own", choices=_own_choices())
+            self.refused = gr.HTML(elem_id="refused")
+            self.cards: list[gr.HTML] = []
+            self.removes: list[gr.Button] = []
+            self.rows: list[gr.Row] = []
+            with gr.Column(elem_id="cards"):
+                for index in range(MAX_SOURCES):
+                    self._build_row(index)
+            self.empty = gr.HTML(views.message("No adapters yet: drop some files, or take the studio's own."))
+
+    def _build_row(self, index: int) -> None:
+        with gr.Row(visible=False, elem_classes="adapter") as row:
+            self.cards.append(gr.HTML())
+            self.removes.append(gr.Button("✕", size="sm", min_width=28, scale=0, elem_id=f"remove-{index}"))
+        self.rows.append(row)
+
+    def components(self) -> list[Any]:
+        """Cards, their rows, and the sentence for an empty library."""
+        return [*self.rows, *self.cards, self.empty, self.own, self.refused]
+
+    def controls(self, desk: Desk) -> dict[Any, Any]:
+        """One card for each adapter."""
+        entries = desk.entries
+        updates: dict[Any, Any] = {self.empty: gr.update(visible=not entries), self.own: gr.update(value=None)}
+        for index, (row, card) in enumerate(zip(self.rows, self.cards, strict=True)):
+            updates[row] = gr.update(visible=index < len(entries))
+            if index < len(entries):
+                updates[card] = views.card(entries[index], None)
+        return updates
+
+    def wire(self) -> None:
+        """Connect the listeners."""
+        token, outputs = self.shared.token, self.shared.controls()
+        self.drop.upload(self.on_upload, [token, self.drop], [*outputs, self.drop], **PRIVATE)
+        for trigger in (self.add.click, self.place.submit):
+            trigger(self.on_add, [token, self.place], [*outputs, self.place], **PRIVATE)
+        self.own.input(self.on_own, [token, self.own], outputs, **PRIVATE)
+        for index, button in enumerate(self.removes):
+            button.click(partial(self.on_remove, index), [token], outputs, **EDIT)
+
+    @told
+    def on_upload(self, token: str, files: Sequence[str] | None) -> dict[Any, Any]:
+        """Open what was dropped; what cannot be opened is listed with its reason, the rest is added."""
+        desk, failed, added = self.shared.desk(token), [], 0
+        for name, upload in receive([Path(file) for file in files or ()], desk.workspace):
+            try:
+                if isinstance(upload, LoomError):
+                    raise upload
+                desk.add(Source(path=f"{UPLOAD}{upload.name}", name=name))
+                added += 1
+            except LoomError as error:
+                failed.append((name, str(error)))
+        updates = self.shared.refresh(desk) if added else {}
+        return {**updates, self.refused: views.refusals(failed), self.drop: None}
+
+    @told
+    def on_add(self, token: str, place: str) -> dict[Any, Any]:
+        """Open a folder of this machine, or a Hub id (`owner/name`, or `owner/name@revision`)."""
+        desk, place = self.shared.desk(token), (place or "").strip()
+        if not place:
+            raise LoomError("Nothing was named", next="write a Hub id such as owner/name, or a folder")
+        desk.add(_source(place, desk.is_local))
+        return {**self.shared.refresh(desk), self.refused: "", self.place: ""}
+
+    @told
+    def on_own(self, token: str, path: str | None) -> dict[Any, Any]:
+        """Add one of the studio's own adapters."""
+        if not path:
+            return {}
+        desk = self.shared.desk(token)
+        desk.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
+        return {**self.shared.refresh(desk), self.refused: ""}
+
+    @told
+    def on_remove(self, index: int, token: str) -> dict[Any, Any]:
+        """Take an adapter off the desk."""
+        desk = self.shared.desk(token)
+        desk.remove(index)
+        return self.shared.refresh(desk)
+
+
+def _own_choices() -> list[tuple[str, str]]:
+    return [(path.removeprefix(EMBEDDED), path) for path in embedded_paths()]
+
+
+def _source(place: str, is_local: bool) -> Source:
+    path = Path(place).expanduser()
+    if _HUB_ID.fullmatch(place) and not (is_local and path.exists()):
+        hub, _, revision = place.partition("@")
+        return Source(hub=hub, revision=revision or None, name=hub.rpartition("/")[2])
+    return Source(path=place, name=path.resolve().stem if path.suffix else path.resolve().name)

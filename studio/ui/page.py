@@ -1,0 +1,150 @@
+"""The page: one screen of library, map, mixer, preview and history; panels are built here and know nothing of each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.desk import Desk
+from studio.errors import LoomError
+from studio.presets import load_preset, preset_ids
+from studio.recipe import read_yaml
+from studio.text.bases import is_at_hand
+from studio.ui.history import HistoryPanel
+from studio.ui.layouts import Layouts
+from studio.ui.library import LibraryPanel
+from studio.ui.mixer import MixerPanel
+from studio.ui.panel import PRIVATE, Shared, told
+from studio.ui.reading import ReadingPanel
+from studio.ui.rooms import Rooms, Settings, WarmUp
+from studio.ui.units import UnitsPanel
+
+EMBEDDED_BASE = "lora-loom/text-base"
+_STORED = {"token": "", "recipe": ""}
+
+
+@dataclass(eq=False)
+class Page:
+    """The built page and its parts."""
+
+    demo: gr.Blocks
+    shared: Shared
+    library: LibraryPanel
+    units: UnitsPanel
+    mixer: MixerPanel
+    reading: ReadingPanel
+    history: HistoryPanel
+    stored: gr.BrowserState
+    warming: gr.Markdown
+    clock: gr.Timer
+
+    def wire(self) -> None:
+        """Connect the listeners of the page itself and of every panel."""
+        shared = self.shared
+        self.demo.load(self.on_load, [self.stored], [shared.token, self.stored, *shared.controls()], **PRIVATE)
+        shared.version.change(
+            self.on_version, [shared.token], self.stored, trigger_mode="always_last", show_progress="hidden", **PRIVATE
+        )
+        self.clock.tick(
+            self.on_tick, [shared.token], [self.warming, self.clock, shared.version], show_progress="hidden", **PRIVATE
+        )
+        for panel in shared.panels:
+            panel.wire()
+
+    @told
+    def on_load(self, stored: Any) -> dict[Any, Any]:
+        """A visitor came, or came back: their desk as they left it, or a living preset."""
+        stored = stored if isinstance(stored, dict) else _STORED
+        token, desk, is_new = self.shared.rooms.enter(stored.get("token"))
+        if is_new:
+            _furnish(desk, stored.get("recipe"))
+        desk.version += 1
+        return {
+            self.shared.token: token,
+            self.stored: {"token": token, "recipe": desk.recipe.to_yaml()},
+            **self.shared.refresh(desk),
+        }
+
+    @told
+    def on_version(self, token: str) -> dict[str, str]:
+        """The recipe changed: the browser keeps it, for a reload."""
+        return {"token": token, "recipe": self.shared.desk(token).recipe.to_yaml()}
+
+    def on_tick(self, token: str) -> tuple[str, Any, Any]:
+        """Say what is still warming up; when all is there, stop asking and write the text that had to wait."""
+        said, is_done = self.shared.warm.said(), self.shared.warm.done.is_set()
+        return said, gr.Timer(active=not is_done), gr.skip()
+
+
+def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
+    """Make the page. Nothing heavy is imported here; `warm_up` loads it in the background."""
+    rooms = Rooms(settings or Settings.from_environment())
+    layouts = Layouts()
+    with gr.Blocks(title="LoRA Loom", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        shared = Shared(rooms, _warm_up(rooms), gr.State(""), gr.State(0), gr.State(0))
+        stored = gr.BrowserState(dict(_STORED), storage_key="lora-loom", secret="lora-loom")  # not secret: see on_load
+        clock = gr.Timer(1.0)
+        history = HistoryPanel(shared)
+        with gr.Row(elem_id="top"):
+            gr.Markdown("# LoRA Loom", elem_id="title")
+            history.build_bar()
+            warming = gr.Markdown(elem_id="warming")
+        with gr.Row(elem_id="upper"):
+            library = LibraryPanel(shared)
+            units = UnitsPanel(shared, layouts)
+            mixer = MixerPanel(shared)
+        with gr.Row(elem_id="lower"):
+            reading = ReadingPanel(shared)
+            history.build_tabs()
+        shared.panels.extend([library, units, mixer, reading, history])
+        page = Page(demo, shared, library, units, mixer, reading, history, stored, warming, clock)
+        page.wire()
+    if warm_up:
+        shared.warm.start()
+    return page
+
+
+def _furnish(desk: Desk, text: Any) -> None:
+    """Put the browser's recipe on a new desk, or the first preset; a recipe that no longer opens gives way."""
+    if isinstance(text, str) and text:
+        try:
+            desk.load(read_yaml(text), "as you left it")
+        except LoomError:
+            pass
+        else:
+            return
+    for id in preset_ids()[:1]:
+        recipe = load_preset(id)
+        try:
+            desk.load(recipe, f"preset {recipe.name}")
+        except LoomError:
+            return
+
+
+def _warm_up(rooms: Rooms) -> WarmUp:
+    return WarmUp((("torch", _torch), ("text engine", _Text(rooms)), ("UMAP", _umap)))
+
+
+def _torch() -> None:
+    from studio.late import torch
+
+    torch.set_num_threads(torch.get_num_threads())
+
+
+def _umap() -> None:
+    from studio.units import warm_up
+
+    warm_up()
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Opens the embedded base for all visitors."""
+
+    rooms: Rooms
+
+    def __call__(self) -> None:
+        if is_at_hand(EMBEDDED_BASE):
+            self.rooms.bases.get(EMBEDDED_BASE)

@@ -1,0 +1,131 @@
+"""What every panel of the page is made of: the visitor's desk, errors as messages, and long work with progress."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Protocol, TypeVar
+
+import gradio as gr
+
+from studio.desk import Desk
+from studio.errors import LoomError
+from studio.ui.rooms import Rooms, WarmUp
+
+Updates = Mapping[Any, Any]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+# Handlers of the page are not an API: scripts use the command line or the Python face.
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# An edit answers at once and is followed by the results; of a fast drag only the last position counts.
+EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 20}
+
+
+@dataclass(eq=False)
+class Shared:
+    """What the panels have in common: the rooms, the visitor's token, and two counters that tell listeners what to redo.
+
+    `version` grows with every edit; `picture` with every change of what the map shows.
+    """
+
+    rooms: Rooms
+    warm: WarmUp
+    token: gr.State
+    version: gr.State
+    picture: gr.State
+    panels: list[Panel] = field(default_factory=list)
+
+    def desk(self, token: str) -> Desk:
+        """The visitor's desk."""
+        return self.rooms.desk(token)
+
+    def refresh(self, desk: Desk) -> dict[Any, Any]:
+        """Set every control of the page by the recipe, and have results and map made anew."""
+        updates: dict[Any, Any] = {self.version: desk.version, self.picture: desk.version}
+        for panel in self.panels:
+            updates.update(panel.controls(desk))
+        return updates
+
+    def controls(self) -> list[Any]:
+        """Everything that `refresh` may set."""
+        found = [self.version, self.picture]
+        return found + [component for panel in self.panels for component in panel.components()]
+
+
+class Panel(Protocol):
+    """One part of the page. `build` makes its components, `wire` its listeners; the rest is plain functions."""
+
+    def components(self) -> list[Any]:
+        """The components that `controls` sets."""
+
+    def controls(self, desk: Desk) -> dict[Any, Any]:
+        """Their updates, by the recipe on the desk."""
+
+    def wire(self) -> None:
+        """Connect the listeners, once all panels are built."""
+
+
+def told(handler: Handler) -> Handler:
+    """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next."""
+
+    @wraps(handler)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except LoomError as error:
+            raise as_message(error) from error
+
+    return guarded  # type: ignore[return-value]
+
+
+def told_while(handler: Handler) -> Handler:
+    """The same for a handler that yields."""
+
+    @wraps(handler)
+    def guarded(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from handler(*args, **kwargs)
+        except LoomError as error:
+            raise as_message(error) from error
+
+    return guarded  # type: ignore[return-value]
+
+
+def as_message(error: LoomError) -> gr.Error:
+    """A typed error as the page's own message."""
+    why = " ".join(f"{part}." for part in (error.why, error.next) if part)
+    return gr.Error(why or "Nothing was changed.", title=error.what, duration=12, print_exception=False)
+
+
+class Job:
+    """Work on a thread of its own, so that the page can tell how far it is."""
+
+    def __init__(self, work: Callable[[Callable[[int, int, str], None]], Any]) -> None:
+        self.progress = (0, 0, "")
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the work is done, after waiting at most so long."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """What the work returned; its error is raised here."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _run(self, work: Callable[[Callable[[int, int, str], None]], Any]) -> None:
+        try:
+            self._result = work(self._step)
+        except BaseException as error:
+            self._error = error
+
+    def _step(self, done: int, total: int, what: str) -> None:
+        self.progress = (done, total, what)

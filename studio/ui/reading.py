@@ -1,0 +1,208 @@
+"""The text preview: base, every source and the merge, writing side by side; it follows the sliders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.adapter import Adapter
+from studio.desk import Desk
+from studio.errors import Cancelled, LoomError, NotAtHand
+from studio.text.bases import find_base, is_at_hand
+from studio.text.decoding import Decoding
+from studio.text.preview import Preview, open_preview
+from studio.ui import views
+from studio.ui.panel import EDIT, PRIVATE, Shared, told, told_while
+
+_PROMPTS = Path(__file__).resolve().parents[2] / "assets" / "text" / "prompts.json"
+
+
+class ReadingPanel:
+    """Edits the prompt, and streams what every column writes."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.prompts = _shipped_prompts()
+        with gr.Column(scale=11, min_width=320, elem_id="reading"):
+            with gr.Row(elem_id="prompt-bar"):
+                self.prompt = gr.Textbox(
+                    show_label=False, placeholder="Type a prompt, or pick one", lines=1, max_lines=4, scale=6, elem_id="prompt",
+                    min_width=200,
+                )  # fmt: skip
+                self.pick = gr.Dropdown(
+                    [(caption, text) for caption, text in self.prompts.items()],
+                    show_label=False, scale=3, elem_id="pick-prompt", min_width=140, value=None,
+                )  # fmt: skip
+                self.write = gr.Button("Write", variant="primary", size="sm", min_width=70, scale=1, elem_id="write")
+                self.halt = gr.Button("Stop", size="sm", min_width=56, scale=1, elem_id="stop")
+            self.columns = gr.HTML(views.message("Type a prompt: base, sources and merge write side by side."), elem_id="columns")
+            with gr.Accordion("Reading settings: length, temperature, perplexity, base model", open=False):
+                with gr.Row():
+                    self.tokens = gr.Slider(1, 200, 48, step=1, label="Tokens", elem_id="tokens")
+                    self.temperature = gr.Slider(
+                        0, 2, 0, step=0.05, label="Temperature", info="0 always takes the likeliest token.", elem_id="temperature"
+                    )
+                self.text = gr.Textbox(
+                    label="Perplexity of this text, beside each column", info="Lower: the column expects the text more.", lines=2,
+                    elem_id="text",
+                )  # fmt: skip
+                with gr.Row():
+                    self.base = gr.Textbox(
+                        label="Base model", info="Empty: the one the adapters name. A folder, or a Hub id.", elem_id="base", scale=4
+                    )
+                    self.fetch = gr.Button("Load or download it", size="sm", scale=1, elem_id="fetch")
+
+    def components(self) -> list[Any]:
+        """Controls that the recipe sets."""
+        return [self.prompt, self.tokens, self.temperature, self.text, self.base, self.pick]
+
+    def controls(self, desk: Desk) -> dict[Any, Any]:
+        """Prompt and settings as the recipe has them."""
+        view = desk.recipe.view
+        return {
+            self.prompt: view.prompt,
+            self.tokens: view.tokens,
+            self.temperature: view.temperature,
+            self.text: view.text,
+            self.base: desk.recipe.base or "",
+            self.pick: gr.update(value=view.prompt if view.prompt in self.prompts.values() else None),
+        }
+
+    def wire(self) -> None:
+        """Connect the listeners."""
+        token, version = self.shared.token, self.shared.version
+        settings = [token, self.prompt, self.tokens, self.temperature, self.text]
+        for trigger in (self.write.click, self.prompt.submit, self.tokens.release, self.temperature.release, self.text.blur):
+            trigger(self.on_settings, settings, version, **EDIT)
+        self.pick.input(self.on_pick, [token, self.pick], [self.prompt, version], **EDIT)
+        self.base.submit(self.on_base, [token, self.base], version, **EDIT)
+        self.fetch.click(self.on_fetch, [token, self.base], [version, self.columns], **PRIVATE)
+        self.halt.click(self.on_stop, [token], None, **EDIT)
+        version.change(
+            self.on_version, [token], self.columns, trigger_mode="always_last", show_progress="hidden", concurrency_limit=4,
+            concurrency_id="text", **PRIVATE,
+        )  # fmt: skip
+
+    @told
+    def on_settings(self, token: str, prompt: str, tokens: int, temperature: float, text: str) -> int:
+        """Prompt or settings changed: write again."""
+        desk = self.shared.desk(token)
+        desk.look(prompt=prompt or "", tokens=int(tokens), temperature=temperature, text=text or "")
+        desk.version += 1
+        return desk.version
+
+    @told
+    def on_pick(self, token: str, prompt: str | None) -> tuple[str, int]:
+        """A shipped prompt was picked."""
+        desk = self.shared.desk(token)
+        desk.look(prompt=prompt or "")
+        desk.version += 1
+        return prompt or "", desk.version
+
+    @told
+    def on_base(self, token: str, base: str) -> int:
+        """Another base to preview on, and to name in the export."""
+        desk = self.shared.desk(token)
+        if not desk.is_local and Path(base).expanduser().exists():
+            raise LoomError(f"{base} is a path", "this studio opens no files of its own machine", "give a Hub id")
+        desk.edit("base model", base=base.strip() or None)
+        return desk.version
+
+    @told_while
+    def on_fetch(self, token: str, base: str) -> Iterator[dict[Any, Any]]:
+        """Load the base, downloading it if need be."""
+        desk = self.shared.desk(token)
+        self.on_base(token, base or "")
+        name = desk.recipe.base or find_base(desk.adapters)
+        yield {self.columns: views.message(f"Loading {name}; a download takes as long as it is large…", "busy")}
+        self.shared.rooms.bases.get(name)
+        desk.version += 1
+        yield {self.shared.version: desk.version}
+
+    @told
+    def on_stop(self, token: str) -> None:
+        """Stop writing; the sliders start it again."""
+        self.shared.desk(token).version += 1
+
+    @told_while
+    def on_version(self, token: str) -> Iterator[str]:
+        """The recipe or the prompt changed: write anew, until something newer comes."""
+        desk = self.shared.desk(token)
+        version, view = desk.version, desk.recipe.view
+        if not desk.recipe.sources or not view.prompt.strip():
+            yield views.message("Type a prompt, or pick one: base, sources and merge write side by side.")
+            return
+        try:
+            preview = self.open(desk)
+            merge = desk.compose().adapter
+            yield from self.stream(desk, preview, merge, version)
+        except Cancelled:
+            return
+        except NotAtHand as error:
+            yield views.message(f"No text preview: {error} Map, merge and export work all the same.", "note")
+        except LoomError as error:
+            yield views.message(str(error), "refused")
+
+    def open(self, desk: Desk) -> Preview:
+        """The preview of the desk's sources over their base, loaded once for all visitors."""
+        sources = desk.sources()
+        name = desk.recipe.base or find_base(desk.adapters)
+        if not is_at_hand(name):
+            raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings")
+        base = self.shared.rooms.bases.get(name)
+        return desk.kept("preview", (id(sources), id(base)), _Open(base, sources.adapters))
+
+    def stream(self, desk: Desk, preview: Preview, merge: Adapter, version: int) -> Iterator[str]:
+        """The columns as they grow, then the perplexities if a text was given."""
+        view, names = desk.recipe.view, preview.columns(merge)
+        decoding = Decoding(max_tokens=view.tokens, temperature=view.temperature, seed=desk.recipe.seed)
+        texts: tuple[str, ...] = ("",) * len(names)
+        for texts in preview.generate(view.prompt, merge, decoding, stop=_Newer(desk, version)):
+            yield views.columns(view.prompt, names, texts, {}, "writing…")
+        if desk.version != version:
+            return
+        measured, state = _measured(preview, view.text, merge)
+        yield views.columns(view.prompt, names, texts, measured, state)
+
+
+class _Open:
+    """Opens a preview when nobody has kept it."""
+
+    def __init__(self, base: Any, adapters: tuple[Adapter, ...]) -> None:
+        self.base, self.adapters = base, adapters
+
+    def __call__(self) -> Preview:
+        return open_preview(self.base, self.adapters)
+
+
+class _Newer:
+    """True once something newer is on the desk."""
+
+    def __init__(self, desk: Desk, version: int) -> None:
+        self.desk, self.version = desk, version
+
+    def __call__(self) -> bool:
+        return self.desk.version != self.version
+
+
+def _measured(preview: Preview, text: str, merge: Adapter) -> tuple[Mapping[str, float], str]:
+    if not text.strip():
+        return {}, ""
+    try:
+        found = preview.perplexity(text, merge)
+    except LoomError as error:
+        return {}, str(error)
+    left = f"; {found.left_out} tokens at its end did not fit the base's context" if found.left_out else ""
+    return dict(zip(preview.columns(merge), found.values, strict=True)), f"Perplexity over {found.tokens} tokens{left}."
+
+
+def _shipped_prompts() -> dict[str, str]:
+    """Captions and prompts that come with the embedded base; none where it is not there yet."""
+    if not _PROMPTS.is_file():
+        return {}
+    found = json.loads(_PROMPTS.read_text(encoding="utf-8"))
+    return {str(item["caption"]): str(item["prompt"]) for item in found}

@@ -1,0 +1,61 @@
+"""From dropped files to adapter folders in the visitor's workspace: configs find their weights, zips are unpacked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from studio.errors import LoomError, Refused
+from studio.files import sha256
+from studio.formats.bundle import CONFIG, WEIGHT_SUFFIXES, locate_in_zip
+
+
+def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path | LoomError]]:
+    """Give each adapter among the files a folder of its own in `workspace`: (name, folder or why not).
+
+    A config and one weights file dropped together are one adapter. Several weights with a config are several adapters
+    that share it, as a trainer's checkpoints do. A folder's name carries the content hash, so the same file lands once.
+    """
+    configs = [file for file in files if file.name == CONFIG]
+    weights = [file for file in files if file.suffix in WEIGHT_SUFFIXES]
+    for file in files:
+        if file.suffix == ".zip":
+            yield file.stem, _kept(file, workspace, None)
+        elif file.suffix not in {*WEIGHT_SUFFIXES, ".json"}:
+            yield file.name, Refused(f"{file.name} is not an adapter file", next="drop weights, a config with them, or a zip")
+    if len(configs) > 1 and weights:
+        yield CONFIG, Refused("Several configs came together", "it is not clear which belongs to which", "drop one at a time, or zips")
+        return
+    for file in weights:
+        yield file.stem, _kept(file, workspace, configs[0] if configs else None)
+    if configs and not weights:
+        yield CONFIG, Refused("The config came without its weights", next="drop both files together")
+
+
+def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:
+    digest = sha256(file)[:12] + (sha256(config)[:6] if config is not None else "")
+    folder = workspace / f"{_plain(file.stem)}-{digest}"
+    if folder.is_dir():
+        return folder
+    coming = workspace / f".{folder.name}"
+    shutil.rmtree(coming, ignore_errors=True)
+    coming.mkdir(parents=True)
+    try:
+        if file.suffix == ".zip":
+            locate_in_zip(file, coming)
+        else:
+            shutil.copyfile(file, coming / _plain(file.name))
+            if config is not None:
+                shutil.copyfile(config, coming / CONFIG)
+    except LoomError as error:
+        shutil.rmtree(coming, ignore_errors=True)
+        return error
+    coming.rename(folder)
+    return folder
+
+
+def _plain(name: str) -> str:
+    """A name without anything that a file system or a recipe could misread."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "adapter"
