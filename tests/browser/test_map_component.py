@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import gradio as gr
 import numpy as np
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Page, expect, sync_playwright
 
 from studio.adapter import Adapter, in_memory_module
-from studio.ui.map import COLOURS, UnitMap, centroid_payload, map_payload, muted_payload, picked_ids
+from studio.ui.map import COLOURS, centroid_payload, map_payload, muted_payload, picked_ids, unit_map
 from studio.units import cluster_units, nearest, pca, place, units_of
 
 pytestmark = pytest.mark.browser
@@ -47,6 +51,7 @@ class App:
 
     picks: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     cleared: int = 0
+    sent: int = 0
 
     def __post_init__(self) -> None:
         self.units = units_of(some_adapters())
@@ -67,7 +72,9 @@ class App:
     def on_k(self, k: int) -> dict:
         labels = cluster_units(self.units.grams, self.count, k).numpy()
         group = self.units.table.module.astype(np.int64) * k + labels
-        return gr.update(centroids=centroid_payload(place(group, self.positions), labels))
+        update = gr.update(centroids=centroid_payload(place(group, self.positions), labels))
+        self.sent = len(json.dumps(update))
+        return update
 
     def on_move(self) -> tuple[dict, dict]:
         return gr.update(value=self.payload(self.positions @ np.array([[0, 1], [-1, 0]])), note="UMAP")
@@ -77,7 +84,7 @@ class App:
 
     def build(self) -> gr.Blocks:
         with gr.Blocks() as page:
-            chart = UnitMap(self.payload(self.positions), elem_id="map", note="warming up UMAP…", height=420)
+            chart = unit_map(self.payload(self.positions), elem_id="map", note="warming up UMAP…", height=420)
             k = gr.Slider(1, 16, 4, step=1, label="k", elem_id="k")
             colour = gr.Dropdown(COLOURS, value="source", label="Colour", elem_id="colour")
             said = gr.Textbox(label="said", elem_id="said")
@@ -180,24 +187,43 @@ def test_lasso_then_clear(opened) -> None:
     how, ids = app.picks[-1]
     assert how == "lasso"
     assert len(ids) > app.count / 2
-    assert page.evaluate("window.__loomMap.picked") == len(ids)
+    wait(page, f"window.__loomMap.picked === {len(ids)}")
+    lasso(page, margin=130)  # begins inside the first one
+    wait(page, f"window.__loomMap.picked < {len(ids)}")
+    wait(page, "window.__loomMap.picked > 0")
     page.locator("#map .clear").click()
     expect(page.locator("#said textarea")).to_have_value("cleared")
     assert app.cleared == before + 1
     assert page.evaluate("window.__loomMap.picked") == 0
 
 
+def test_box_and_double_click(opened) -> None:
+    app, page = opened
+    before = app.cleared
+    page.locator("#map .stage").hover()
+    page.locator('#map .modebar-btn[data-title="Box Select"]').click()
+    box = page.locator("#map .stage").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 60, box["y"] + box["height"] - 60, steps=8)
+    page.mouse.up()
+    expect(page.locator("#said textarea")).to_have_value(re.compile(r"box \d+"))
+    assert len(app.picks[-1][1]) > app.count / 2
+    page.mouse.dblclick(box["x"] + 20, box["y"] + box["height"] - 20)
+    expect(page.locator("#said textarea")).to_have_value("cleared")
+    assert app.cleared == before + 1
+
+
 def test_k_moves_centroids_without_sending_the_points(opened) -> None:
     app, page = opened
     version = page.evaluate("window.__loomMap.version")
-    sizes: list[int] = []
-    page.on("response", lambda r: sizes.append(len(r.body())) if "queue/data" in r.url and r.ok else None)
     page.locator("#k input[type=number]").fill("5")
     wait(page, "window.__loomMap.centroids === 60")
     page.locator("#k input[type=number]").fill("7")
     wait(page, "window.__loomMap.centroids === 84")
     assert page.evaluate("window.__loomMap.version") == version
     assert page.evaluate("window.__loomMap.points") == app.count
+    assert app.sent < len(json.dumps(app.payload(app.positions))) / 4
 
 
 def choose(page: Page, name: str) -> None:
@@ -269,3 +295,32 @@ def test_themes_and_widths(browser, served, theme: str, width: int, tmp_path) ->
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.screenshot(path=tmp_path / f"{theme}-{width}.png")
     context.close()
+
+
+def test_under_a_path_prefix(browser) -> None:
+    app = App()
+    api = gr.mount_gradio_app(FastAPI(), app.build(), path="/inner", ssr_mode=False)
+    config = uvicorn.Config(api, port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}/inner/", wait_until="domcontentloaded")
+        wait(page, "window.__loomMap && window.__loomMap.points > 0")
+        context.close()
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 20) -> None:
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.05)):
+        if happened():
+            return
+        pause.wait(0.05)
+    raise AssertionError("it did not happen in time")
