@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import peft
@@ -76,15 +77,26 @@ def random_adapters(base: TextBase, count: int, folder: Path) -> tuple[Any, list
     return stock.eval().requires_grad_(False), [studio.open_adapter(folder / name) for name in names]
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median time of a piece of work, after one to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+@dataclass(frozen=True)
+class Spent:
+    """Median seconds of a piece of work: by the clock, and of the processor, which neighbours disturb less."""
+
+    wall: float
+    cpu: float
+
+
+def timed(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Spent]:
+    """Time each piece of work in turn, `repeats` rounds after one to warm up, so that a busy spell hits all alike."""
+    rounds: dict[str, list[Spent]] = {name: [] for name in works}
+    for _ in range(repeats + 1):
+        for name, work in works.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            work()
+            rounds[name].append(Spent(time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: Spent(median(spent.wall for spent in taken[1:]), median(spent.cpu for spent in taken[1:]))
+        for name, taken in rounds.items()
+    }
 
 
 def first_texts(preview: Preview, merge: Adapter) -> None:
@@ -140,19 +152,28 @@ def measure(base: TextBase, columns: int, tokens: int, repeats: int) -> dict[str
         compose = partial(studio.merge, sources, method="cat", weights=weights)
         merge = compose()
         names = ["base", *(f"a{index}" for index in range(count)), "merge"]
-        ours = seconds(partial(write, preview, merge, tokens), repeats)
-        apart = seconds(partial(one_by_one, stock, base, names, tokens), max(1, repeats // 2))
-        mixed = seconds(partial(mixed_batch, stock, base, names, tokens), max(1, repeats // 2))
-        return {
-            "columns": columns,
-            "compose_ms": 1e3 * seconds(compose, 2 * repeats),
-            "first_text_ms": 1e3 * seconds(partial(first_texts, preview, merge), 2 * repeats),
-            "tokens_per_second": columns * tokens / ours,
-            "peft_one_by_one": columns * tokens / apart,
-            "peft_mixed_batch": columns * tokens / mixed,
-            "times_one_by_one": apart / ours,
-            "times_mixed_batch": mixed / ours,
-        }
+        first = timed({"compose": compose, "text": partial(first_texts, preview, merge)}, 3 * repeats)
+        whole = timed(
+            {
+                "ours": partial(write, preview, merge, tokens),
+                "one_by_one": partial(one_by_one, stock, base, names, tokens),
+                "mixed_batch": partial(mixed_batch, stock, base, names, tokens),
+            },
+            repeats,
+        )
+    written = columns * tokens
+    return {
+        "columns": columns,
+        "compose_ms": 1e3 * first["compose"].wall,
+        "first_text_ms": 1e3 * first["text"].wall,
+        "first_text_cpu_ms": 1e3 * first["text"].cpu,
+        "tokens_per_second": written / whole["ours"].wall,
+        "tokens_per_cpu_second": written / whole["ours"].cpu,
+        "peft_one_by_one_per_cpu_second": written / whole["one_by_one"].cpu,
+        "peft_mixed_batch_per_cpu_second": written / whole["mixed_batch"].cpu,
+        "times_one_by_one_cpu": whole["one_by_one"].cpu / whole["ours"].cpu,
+        "times_mixed_batch_cpu": whole["mixed_batch"].cpu / whole["ours"].cpu,
+    }
 
 
 def main() -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+import transformers
 
 from studio.adapter import Adapter, in_memory_module
 from studio.errors import BadRecipe, LoomError
 from studio.tensors import in_memory
 from studio.text.bases import TextBase
 from studio.text.decoding import Chooser, Decoding
-from studio.text.preview import Preview, open_preview
+from studio.text.preview import Preview, _Draft, open_preview
 from studio.text.rows import WrongBase, stack_factors
 from tests.text_worlds import adapter, base, peft_logits
 
@@ -166,6 +168,20 @@ def test_sampling_follows_the_softmax_within_the_nucleus() -> None:
 def test_a_tiny_nucleus_is_greedy() -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
     assert torch.equal(Chooser(Decoding(temperature=2.0, top_p=1e-6)).choose(logits), logits.argmax(-1))
+
+
+def test_a_character_cut_in_its_bytes_shows_when_it_is_whole() -> None:
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    bytewise = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    bytewise.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = tokenizers.decoders.ByteLevel()
+    spoken = replace(base("llama"), tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=bytewise))
+    prompt, first, second = spoken.tokenizer("aé")["input_ids"]
+    draft = _Draft(spoken, [prompt], 1)
+    draft.add([first])
+    assert draft.texts(is_partial=True) == ("",)
+    draft.add([second])
+    assert draft.texts(is_partial=True) == draft.texts(is_partial=False) == ("é",)
 
 
 def test_it_stops_when_told(pair: tuple[TextBase, list[Adapter]]) -> None:
