@@ -40,7 +40,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def stand_in() -> TextBase:
-    """A random Llama of the embedded base's size (7.3 M parameters) with a tokenizer of one token a word."""
+    """A random Llama of the embedded base's size (7.5 M parameters) with a tokenizer of one token a word."""
     import tokenizers
 
     config = transformers.LlamaConfig(
