@@ -15,6 +15,7 @@ from studio.tensors import Array, TensorRef
 
 Level = Literal["note", "warn", "stop"]
 Kind = Literal["linear", "conv", "embedding"]
+AnyFloats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,11 @@ def delta_scale(rank: int, alpha: float, rslora: bool = False) -> float:
     return alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
-def pair_norm(a: Array, b: Array) -> float:
+def pair_norm(a: AnyFloats, b: AnyFloats) -> float:
     """Frobenius norm of B A without building it, sqrt(tr(A A^T B^T B)) in float64: O(rank^2 (d_in + d_out))."""
     a64, b64 = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
-    square = float(np.sum((a64 @ a64.T) * (b64.T @ b64)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        square = float(np.sum((a64 @ a64.T) * (b64.T @ b64)))
     return math.sqrt(max(square, 0.0)) if math.isfinite(square) else square
 
 

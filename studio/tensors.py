@@ -91,9 +91,11 @@ def open_tensors(path: Path, keep: object = None) -> TensorFile:
             "GGUF adapters are not read here",
             "use the PEFT folder that it was converted from",
         )
+    if head[8:9] == b"{":  # asked first, as a header's length may look like any other magic number
+        return open_safetensors(path, keep)
     if head[:4] == b"PK\x03\x04":
         return open_npz(path, keep) if path.suffix.lower() == ".npz" else open_pickle(path)
-    if head[:1] == b"\x80":
+    if head[:1] == b"\x80" or path.suffix.lower() in (".bin", ".pt", ".pth"):
         return open_pickle(path)
     return open_safetensors(path, keep)
 

@@ -116,14 +116,13 @@ def _lines(table: str) -> list[str]:
 def _from_underscores(module: str) -> Spelling:
     prefix = max((p for p in _UNDERSCORED if module.startswith(p)), key=len)
     component, path = _UNDERSCORED[prefix], module[len(prefix) :]
-    while path.startswith((f"{component}_", "unet_")):  # converters have written the component twice
-        path = path.split("_", 1)[1] if path.startswith("unet_") else path[len(component) + 1 :]
-    path = path.removesuffix("_to_out") + "_to_out_0" if path.endswith("_to_out") else path
-    candidates = (component, "transformer") if component == "unet" else (component,)
-    for candidate in candidates:
-        found = _underscored(candidate).get(path)
-        if found:
-            return Spelling(found)
+    if path.endswith("_to_out"):
+        path += "_0"
+    for spelled in (path, path.removeprefix("unet_"), path.removeprefix(f"{component}_")):  # some converters repeat it
+        for candidate in (component, "transformer") if component == "unet" else (component,):
+            found = _underscored(candidate).get(spelled)
+            if found:
+                return Spelling(found)
     return Spelling(f"{component}.{path}", known=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from studio.errors import Refused
 
 _MAX_PATTERNS = 20_000
 _MAX_PATTERN_LENGTH = 1_000
-_PATTERN_SECONDS = 0.05
+_PATTERN_SECONDS = 0.05  # for one pattern on one name
+_MATCHING_SECONDS = 5.0  # for all of them
 _LITERAL = re.compile(r"[\w.\-]+")
 
 # Fields whose presence changes what the two matrices mean; formats.md section 3.
@@ -40,7 +42,10 @@ _CAVEATS = {
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """The checked fields of an adapter_config.json that decide how its tensors are read."""
+    """The checked fields of an adapter_config.json that decide how its tensors are read.
+
+    `deadline` is the monotonic time after which its patterns are matched no further.
+    """
 
     rank: int | None
     alpha: float | None
@@ -50,15 +55,16 @@ class PeftConfig:
     base: str | None
     findings: tuple[Finding, ...]
     carried: Mapping[str, Any]
+    deadline: float = math.inf
 
     def expected_rank(self, module: str) -> int | None:
         """The rank the config promises for a module, or None where it promises none."""
-        found = first_match(self.rank_pattern, module)
+        found = first_match(self.rank_pattern, module, self.deadline)
         return int(found) if found is not None else self.rank
 
     def alpha_of(self, module: str) -> float | None:
         """The alpha of a module by the patterns, or None where the config has none."""
-        found = first_match(self.alpha_pattern, module)
+        found = first_match(self.alpha_pattern, module, self.deadline)
         return found if found is not None else self.alpha
 
     def scaling(self, module: str, rank: int) -> float:
@@ -87,6 +93,7 @@ def read_peft_config(config: Mapping[str, Any] | None) -> PeftConfig:
         base=_text(config, "base_model_name_or_path"),
         findings=tuple(_caveats(config)),
         carried=_carried(config),
+        deadline=time.monotonic() + _MATCHING_SECONDS,
     )
 
 
@@ -108,12 +115,16 @@ def refuse_other_kinds(config: Mapping[str, Any]) -> None:
             )
 
 
-def first_match(patterns: Mapping[str, float], module: str) -> float | None:
+def first_match(patterns: Mapping[str, float], module: str, deadline: float = math.inf) -> float | None:
     """The value of the first pattern that matches a module's dotted path, by PEFT's rule `(.*\\.)?(pattern)$`.
 
     Raises `Refused` for a pattern that is not a regular expression or takes too long (catastrophic backtracking).
     """
     for pattern, value in patterns.items():
+        if time.monotonic() > deadline:
+            raise Refused(
+                "the config's patterns take too long to match", f"there are {len(patterns)}", "write simpler ones"
+            )
         if _matches(pattern, module):
             return value
     return None

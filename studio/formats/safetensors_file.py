@@ -53,7 +53,8 @@ def encode(array: Array, dtype: SaveDtype) -> bytes:
     if dtype == "float32":
         return np.ascontiguousarray(array, "<f4").tobytes()
     if dtype == "float16":
-        return np.ascontiguousarray(array, "<f2").tobytes()
+        with np.errstate(over="ignore"):  # the comparison after writing finds an overflow and says where
+            return np.ascontiguousarray(array, "<f2").tobytes()
     bits = np.ascontiguousarray(array, "<f4").view("<u4")
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     quiet = np.isnan(array)  # rounding could carry a NaN into infinity

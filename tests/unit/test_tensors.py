@@ -144,6 +144,14 @@ def test_what_is_no_weights_file_is_refused_with_its_reason(tmp_path: Path, cont
         open_tensors(tmp_path / "adapter_model.safetensors")
 
 
+@pytest.mark.parametrize("length", [128, 0x280, 0x4B50, 0x00800280])
+def test_a_header_length_may_look_like_another_magic(tmp_path: Path, length: int) -> None:
+    entry = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    content = length.to_bytes(8, "little") + entry.ljust(length) + np.float32(2).tobytes()
+    (tmp_path / "x.safetensors").write_bytes(content)
+    assert open_tensors(tmp_path / "x.safetensors").tensors["x"].read() == [2]
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     save_file({"x": VALUES}, tmp_path / "x.safetensors")
     whole = (tmp_path / "x.safetensors").read_bytes()
