@@ -179,29 +179,23 @@ class Lorweb:
         }
 
     def as_lora(self, mix: torch.Tensor, strength: float = 1.0, name: str = "analogy") -> Adapter:
-        """One analogy as an ordinary LoRA of rank N r, A stacked and B scaled; scaling 1 and float32."""
+        """One analogy as an ordinary LoRA of rank N r, A stacked and B scaled; scaling 1 and float32.
+
+        Modules carry the pipeline's component in front, as all FLUX adapters of the studio do.
+        """
         rows = zip(self.layers.items(), self.check(mix), strict=True)
-        modules = {
-            module: in_memory_module(
-                module,
-                _numpy(layer.stacked_down()),
-                _numpy(layer.scaled_up(row.to(layer.up)) * strength),
-                origin="lorweb",
-            )
+        factors = {
+            module: (layer.stacked_down(), layer.scaled_up(row.to(layer.up)) * strength)
             for (module, layer), row in rows
         }
-        evidence = f"one mix of {self.size} adapters of rank {self.rank}"
-        return Adapter(name, modules, dialect="lorweb", evidence=evidence)
+        return _adapter(name, factors, f"one mix of {self.size} adapters of rank {self.rank}")
 
     def member(self, index: int) -> Adapter:
         """One adapter of the basis as an ordinary LoRA of rank r: the mix that has it alone, everywhere."""
         if not 0 <= index < self.size:
             raise LoomError(f"There is no adapter {index}", f"the basis has {self.size}, counted from 0")
-        modules = {
-            module: in_memory_module(module, _numpy(layer.down[index].T), _numpy(layer.up[index].T), origin="lorweb")
-            for module, layer in self.layers.items()
-        }
-        return Adapter(f"basis {index + 1}", modules, dialect="lorweb", evidence=f"adapter {index} of a LoRWeB basis")
+        factors = {module: (layer.down[index].T, layer.up[index].T) for module, layer in self.layers.items()}
+        return _adapter(f"basis {index + 1}", factors, f"adapter {index + 1} of a LoRWeB basis of {self.size}")
 
 
 def einsum_reference(layer: BasisLayer, x: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
@@ -280,6 +274,14 @@ def _depth(name: str) -> tuple[bool, list[tuple[int, str]]]:
     """Sorts modules from the model's input to its output: double blocks, single blocks, numbers as numbers."""
     parts = name.removeprefix(PREFIX).split(".")
     return parts[0].startswith("single"), [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _adapter(name: str, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], evidence: str) -> Adapter:
+    modules = {}
+    for module, (down, up) in factors.items():
+        full = PREFIX + module
+        modules[full] = in_memory_module(full, _numpy(down), _numpy(up), origin="lorweb")
+    return Adapter(name, modules, dialect="lorweb", evidence=evidence)
 
 
 def _numpy(tensor: torch.Tensor) -> Array:

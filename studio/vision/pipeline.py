@@ -1,8 +1,8 @@
 """The embedded visual-analogy model at work: look at a, a' and b once, then draw b' as often as a slider moves.
 
-The folder holds a FLUX-Kontext-shaped model that the stock `FluxKontextPipeline` opens, a LoRWeB basis and its relation
-encoder. One analogy is one mix of the basis; its update is merged into copies of the weights for the call alone, so that
-calls do not disturb each other.
+The folder holds a FLUX-Kontext-shaped model that the stock `FluxKontextPipeline` opens, a LoRWeB basis and its
+relation encoder. One analogy is one mix of the basis; its update is merged into copies of the weights for the call
+alone, so that calls do not disturb each other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from studio.adapter import Adapter
-from studio.errors import LoomError, MissingFile
+from studio.errors import LoomError, MissingFile, Refused
 from studio.late import diffusers, torch, transformers
 from studio.tensors import open_safetensors
 from studio.vision.latents import all_positions, euler, pack, strip, unpack
@@ -60,8 +60,8 @@ class AnalogyModel:
         """
         pixels = torch.cat([self._pixels(picture) for picture in (a, a2, b)])
         with torch.inference_mode():
-            za, za2, zb = self._encode(pixels).split(1)
-            return Seen(zb, strip(za, za2, zb), self._query(*pixels.split(1)))
+            za, za2, zb = (part[None] for part in self._encode(pixels))
+            return Seen(zb, strip(za, za2, zb), self._query(pixels))
 
     def coefficients(
         self, a: Picture, a2: Picture, b: Picture, *, temperature: float = 1.0
@@ -160,8 +160,9 @@ class AnalogyModel:
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         config = self.vae.config
-        latents: torch.Tensor = self.vae.encode(pixels * 2 - 1).latent_dist.mode()
-        return (latents - config.shift_factor) * config.scaling_factor
+        latents = self.vae.encode(pixels * 2 - 1).latent_dist.mode()
+        normed: torch.Tensor = (latents - config.shift_factor) * config.scaling_factor
+        return normed
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
         config = self.vae.config
@@ -170,9 +171,9 @@ class AnalogyModel:
         levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
-    def _query(self, a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """z = [E(a, a'), E(b, b)], each half layer-normed."""
-        pairs = torch.cat([torch.cat([a, a2], 1), torch.cat([b, b], 1)]) * 2 - 1
+    def _query(self, pixels: torch.Tensor) -> torch.Tensor:
+        """z = [E(a, a'), E(b, b)], each half layer-normed; pixels (3, 3, side, side) of a, a' and b."""
+        pairs = torch.stack([torch.cat([pixels[0], pixels[1]]), torch.cat([pixels[2], pixels[2]])]) * 2 - 1
         embedded = self.encoder(pixel_values=pairs).image_embeds
         normed: torch.Tensor = torch.nn.functional.layer_norm(embedded, embedded.shape[1:])
         return normed.flatten()
@@ -214,15 +215,25 @@ def load_embedded(folder: Path = EMBEDDED) -> AnalogyModel:
                 "the embedded vision model is not complete",
                 "run python -m studio.training.vision",
             )
-    try:
-        vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-        transformer = diffusers.FluxTransformer2DModel.from_pretrained(
-            folder / "transformer", torch_dtype=torch.float32
-        )
-        encoder = transformers.CLIPVisionModelWithProjection.from_pretrained(folder / "encoder", dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise MissingFile(f"The model in {folder} cannot be loaded", str(error).splitlines()[0]) from error
+    vae = _pretrained(diffusers.AutoencoderKL, folder / "vae")
+    transformer = _pretrained(diffusers.FluxTransformer2DModel, folder / "transformer")
+    encoder = _pretrained(transformers.CLIPVisionModelWithProjection, folder / "encoder")
     prompt = open_safetensors(folder / "prompt.safetensors").tensors
     text, pooled = (torch.from_numpy(np.array(prompt[name].read())) for name in ("text", "pooled"))
-    parts = [part.eval().requires_grad_(False) for part in (vae, transformer, encoder)]
-    return AnalogyModel(*parts, read_lorweb(folder / "lorweb"), text, pooled)
+    return AnalogyModel(vae, transformer, encoder, read_lorweb(folder / "lorweb"), text, pooled)
+
+
+def _pretrained(kind: Any, folder: Path) -> Any:
+    """Load one part and insist that no tensor was missing: a part with random weights would draw without complaint."""
+    try:
+        part, report = kind.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise MissingFile(f"{folder} cannot be loaded", str(error).splitlines()[0]) from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
+        raise Refused(
+            f"{folder} does not hold a whole {kind.__name__}", f"{missing[0]} is missing or has another shape"
+        )
+    return part.eval().requires_grad_(False)

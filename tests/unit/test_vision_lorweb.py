@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from studio.errors import LoomError, MissingFile, Refused
 from studio.vision.lorweb import (
     CONFIG_NAME,
+    PREFIX,
     WEIGHTS_NAME,
     BasisLayer,
     Lorweb,
@@ -84,8 +85,8 @@ def test_one_mix_is_an_ordinary_lora(basis: Lorweb, mix: torch.Tensor) -> None:
     for row, (name, layer) in zip(mix, basis.layers.items(), strict=True):
         x = torch.randn(2, 3, layer.down.shape[1], generator=generator)
         expected = einsum_reference(layer, x, row.expand(2, -1))
-        assert adapter.modules[name].rank == SIZE * RANK
-        torch.testing.assert_close(x @ torch.from_numpy(adapter.delta(name)).T, expected, atol=1e-5, rtol=1e-5)
+        assert adapter.modules[PREFIX + name].rank == SIZE * RANK
+        torch.testing.assert_close(x @ torch.from_numpy(adapter.delta(PREFIX + name)).T, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(x @ deltas[name].T, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -95,7 +96,7 @@ def test_strength_scales_the_update_and_members_are_its_corners(basis: Lorweb, m
     corner[:, 3] = 1
     for name, whole in basis.deltas(mix).items():
         torch.testing.assert_close(half[name], whole / 2)
-        torch.testing.assert_close(torch.from_numpy(basis.member(3).delta(name)), basis.deltas(corner)[name])
+        torch.testing.assert_close(torch.from_numpy(basis.member(3).delta(PREFIX + name)), basis.deltas(corner)[name])
 
 
 def test_effective_size_counts_adapters() -> None:

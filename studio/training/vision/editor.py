@@ -92,7 +92,7 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
 def compile_blocks(net: Transformer, wanted: bool) -> None:
     """Compile the blocks in place; a block that cannot be compiled runs as it is."""
     if wanted:
-        torch._dynamo.config.cache_size_limit = 64
+        torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.suppress_errors = True
         for block in (*net.transformer_blocks, *net.single_transformer_blocks):
             block.compile(dynamic=False)

@@ -108,7 +108,6 @@ class Run:
                     self._write_basis(model)
                 self._note(name, asdict(fitted))
                 self._score(name, self._measure_all(self._sampler(model, TARGET_STEPS)))
-                torch._dynamo.reset()
 
     def main(self) -> None:
         """Train the first LoRWeB on, from the weights that `compare` wrote."""

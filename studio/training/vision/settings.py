@@ -14,7 +14,7 @@ class Settings:
     autoencoder_seconds: float = 75
     encoder_seconds: float = 35
     base_seconds: float = 150
-    compare_seconds: float = 45
+    compare_seconds: float = 36
     main_seconds: float = 150
 
     groups: int = 900

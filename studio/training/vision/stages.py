@@ -207,7 +207,7 @@ def build(kind: Kind, ground: Foundation, settings: Settings, device: torch.devi
 def train_contender(
     model: Routed, name: str, ground: Foundation, settings: Settings, seconds: float, seed: int, restart: float = 1.0
 ) -> Fitted:
-    """Learn analogies on the frozen base; `restart` scales the learning rates when training goes on from earlier weights.
+    """Learn analogies on the frozen base; `restart` scales the rates when training goes on from earlier weights.
 
     In the second half every other step starts from the model's own first estimate, see `Editor.loss`.
     """
