@@ -58,7 +58,7 @@ CONFIG_FIELDS = [
     "fine_tune_type",
     "lora_parameters",
     "model",
-,]
+]
 
 
 def survives(path: Path) -> None:
@@ -136,7 +136,12 @@ def test_any_json_as_header(tmp_path: Path, header: Any) -> None:
         )
         | st.sampled_from(["lora_unet_x.lora_up.weight", "lora_unet_x.lora_down.weight", "lora_unet_x.alpha"])
         | st.sampled_from(
-            ["lora_unet_x.lokr_w1", "lora_unet_x.lokr_w2_a", "lora_unet_x.lokr_w2_b", "lora_unet_x.lokr_t2",]
+            [
+                "lora_unet_x.lokr_w1",
+                "lora_unet_x.lokr_w2_a",
+                "lora_unet_x.lokr_w2_b",
+                "lora_unet_x.lokr_t2",
+            ]
         )
         | st.sampled_from(
             ["lora_unet_x.hada_w1_a", "lora_unet_x.hada_w1_b", "lora_unet_x.hada_w2_a", "lora_unet_x.hada_t1"]
