@@ -40,28 +40,28 @@ def lego(
     k: Annotated[
         int,
         Range(1, 256, 1, auto=0),
-        Help("Number of clusters, which is the rank of the result; 0 takes the largest source rank."),
+        Help("Number of clusters, which is the rank of the result; 0 takes the largest source rank.", "Clusters k"),
     ] = 0,
     parameter_reweighting: Annotated[
-        bool, Help("Give each centroid the mean norm of its members, which averaging shrinks.")
+        bool, Help("Give each centroid the mean norm of its members, which averaging shrinks.", advanced=True)
     ] = True,
-    q: Annotated[Norm, Help("The norm used for that: inf as in the public implementations, or 2.", "Norm q")] = "inf",
+    q: Annotated[Norm, Help("The norm used for that: inf as in the public implementations, or 2.", "Norm q", advanced=True)] = "inf",
     output_reweighting: Annotated[
-        bool, Help("Scale the result by sqrt(r_ref / k), so that its output varies as much as a source's.")
+        bool, Help("Scale the result by sqrt(r_ref / k), so that its output varies as much as a source's.", advanced=True)
     ] = True,
     r_ref: Annotated[
         float,
         Range(1, 512, 1, auto=0),
-        Help("The reference rank for that; 0 takes the mean of the source ranks.", "Reference rank"),
+        Help("The reference rank for that; 0 takes the mean of the source ranks.", "Reference rank", advanced=True),
     ] = 0,
     feature: Annotated[
-        Feature, Help("What is clustered: the whole unit, or its two halves each scaled to length 1.")
+        Feature, Help("What is clustered: the whole unit, or its two halves each scaled to length 1.", advanced=True)
     ] = "joint",
     form: Annotated[
         Form,
         Help("raw: the rows as trained, as published. canonical: singular directions, free of training luck."),
     ] = "raw",
-    restarts: Annotated[int, Range(1, 50, 1), Help("Runs of k-means; the one with the lowest inertia is kept.")] = 10,
+    restarts: Annotated[int, Range(1, 50, 1), Help("Runs of k-means; the one with the lowest inertia is kept.", advanced=True)] = 10,
 ) -> Merged:
     """Clusters the rank-one units of all sources and builds the merge from the centres; prunes a single adapter too."""
     pool = pool_of(pairs, weights, form)

@@ -51,10 +51,11 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Help:
-    """What a knob does, in a sentence a newcomer understands."""
+    """What a knob does, in a sentence a newcomer understands; `advanced` ones are folded away on the page."""
 
     text: str
     title: str = ""
+    advanced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Knob:
     help: str
     range: Range | None = None
     choices: tuple[str, ...] = ()
+    advanced: bool = False
 
     def check(self, value: Any) -> Value:
         """The value as this knob's own type, or `BadRecipe` that names the bounds."""
@@ -186,4 +188,4 @@ def _knob(run: Callable[..., Any], parameter: inspect.Parameter) -> Knob:
     choices = tuple(get_args(type_)) if get_origin(type_) is Literal else ()
     kind: Any = "choice" if choices else type_.__name__
     title = help_.title or parameter.name.replace("_", " ").capitalize()
-    return Knob(parameter.name, title, kind, parameter.default, help_.text, range_, choices)
+    return Knob(parameter.name, title, kind, parameter.default, help_.text, range_, choices, help_.advanced)

@@ -31,7 +31,7 @@ class HistoryPanel:
     def build_bar(self) -> None:
         """The bar on top: presets, undo and redo."""
         self.preset = gr.Dropdown(
-            preset_choices(), value=None, show_label=False, elem_id="preset", scale=3, min_width=180, info=None
+            preset_choices(), value=None, label="Start from a preset", elem_id="preset", scale=3, min_width=180
         )
         self.undo = gr.Button("↶ Undo", size="sm", min_width=70, scale=0, elem_id="undo", interactive=False)
         self.redo = gr.Button("↷ Redo", size="sm", min_width=70, scale=0, elem_id="redo", interactive=False)

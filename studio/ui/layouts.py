@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from studio.units import Units, drawn, layout_key, pca, umap_layout
 
+OnStep = Callable[[int, int, str], None]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -38,8 +40,8 @@ class Layouts:
                 return self._kept[key]
         return pca(_features(units))
 
-    def make(self, units: Units) -> Floats:
-        """The UMAP picture; one is computed at a time, it takes a core."""
+    def make(self, units: Units, on_step: OnStep | None = None) -> Floats:
+        """The UMAP picture; one is computed at a time, it takes a core. `on_step` is never called: UMAP tells nothing."""
         key = _key(units)
         with self._one:
             if key not in self._kept:

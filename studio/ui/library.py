@@ -28,24 +28,23 @@ class LibraryPanel:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         with gr.Column(scale=3, min_width=250, elem_id="library"):
-            gr.Markdown("### Library")
             self.drop = gr.File(
                 label="Drop adapters here",
                 file_count="multiple",
                 file_types=_SUFFIXES,
-                height=92,
+                height=84,
                 elem_id="drop",
             )
             with gr.Row():
                 self.place = gr.Textbox(
-                    show_label=False,
-                    placeholder="Hub id, or folder on this machine",
+                    label="Hub id, or a folder of this machine",
+                    placeholder="owner/name",
                     elem_id="place",
                     scale=4,
                     min_width=120,
                 )
                 self.add = gr.Button("Add", size="sm", scale=1, min_width=56, elem_id="add")
-            self.own = gr.Dropdown(label="Or take one of the studio's own", elem_id="own", choices=_own_choices())
+            self.own = gr.Dropdown(label="Or one of the studio's own", elem_id="own", choices=_own_choices())
             self.refused = gr.HTML(elem_id="refused")
             self.cards: list[gr.HTML] = []
             self.removes: list[gr.Button] = []
@@ -80,7 +79,7 @@ class LibraryPanel:
         token, outputs = self.shared.token, self.shared.controls()
         self.drop.upload(self.on_upload, [token, self.drop], [*outputs, self.drop], **PRIVATE)
         for trigger in (self.add.click, self.place.submit):
-            trigger(self.on_add, [token, self.place], [*outputs, self.place], **PRIVATE)
+            trigger(self.on_add, [token, self.place], [*outputs, self.place], trigger_mode="multiple", **PRIVATE)
         self.own.input(self.on_own, [token, self.own], outputs, **PRIVATE)
         for index, button in enumerate(self.removes):
             button.click(partial(self.on_remove, index), [token], outputs, **EDIT)

@@ -39,17 +39,14 @@ class MixerPanel:
         choices = [(found.title, found.id) for found in methods().values()]
         self.method = gr.Dropdown(choices, value="cat", label="Method", elem_id="method")
         self.summary = gr.Markdown(elem_id="summary")
-        self.weights = [
-            gr.Slider(-_NARROW, _NARROW, 0, step=0.01, label="", visible=False, interactive=True, elem_id=f"weight-{i}")
-            for i in range(MAX_SOURCES)
-        ]
+        with gr.Column(elem_id="weights"):
+            self.weights = [_weight_slider(index) for index in range(MAX_SOURCES)]
         self.knobs: dict[tuple[str, str], gr.components.Component] = {}
         self.groups: dict[str, gr.Group] = {}
         for found in methods().values():
             if found.knobs:
                 with gr.Group(visible=False) as group:
-                    for knob in found.knobs.values():
-                        self.knobs[found.id, knob.name] = _control(found, knob)
+                    self._build_knobs(found)
                 self.groups[found.id] = group
         self.status = gr.HTML(elem_id="status")
         with gr.Accordion("More", open=False):
@@ -59,11 +56,21 @@ class MixerPanel:
             self.wide = gr.Checkbox(label="Wide range: weights up to ±15", elem_id="wide")
             self.seed = gr.Number(0, label="Seed", info="For methods that draw at random.", precision=0, minimum=0)
             self.extras = gr.Dropdown(
-                label="Heads, biases and other full tensors", info="Carried whole from one source, or dropped.", value=""
+                label="Heads, biases and other full tensors", info="Carried whole from one source, or dropped.", value="", choices=[("drop them", "")]
             )
             self.other_bases = gr.Checkbox(
                 label="Allow different base models", info="Deltas of different bases do not add up; shapes alone are checked."
             )
+
+    def _build_knobs(self, found: Method) -> None:
+        plain = [knob for knob in found.knobs.values() if not knob.advanced]
+        folded = [knob for knob in found.knobs.values() if knob.advanced]
+        for knob in plain:
+            self.knobs[found.id, knob.name] = _control(found, knob)
+        if folded:
+            with gr.Accordion("Fine settings", open=False):
+                for knob in folded:
+                    self.knobs[found.id, knob.name] = _control(found, knob)
 
     def _build_by_module(self) -> None:
         gr.Markdown("Weights by kind of module or by layer; an empty change means the slider's weight.")
@@ -218,6 +225,12 @@ class MixerPanel:
         yield {self.report: views.report(found), self.modules: views.modules(found.modules), self.status: _line(found)}
 
 
+def _weight_slider(index: int) -> gr.Slider:
+    return gr.Slider(
+        -_NARROW, _NARROW, 0, step=0.01, label="", visible=False, interactive=True, elem_id=f"weight-{index}"
+    )
+
+
 def _control(method: Method, knob: Knob) -> gr.components.Component:
     about: dict[str, Any] = {"label": knob.title, "info": knob.help, "elem_id": f"{method.id}-{knob.name}", "interactive": True}
     if knob.kind == "bool":
@@ -240,7 +253,7 @@ def _knob_update(knob: Knob, value: Value, most: int) -> Any:
 
 def _weight_update(name: str, value: float) -> Any:
     limit = _WIDE if abs(value) > _NARROW else _NARROW
-    return gr.update(visible=True, label=name, value=value, minimum=-limit, maximum=limit)
+    return gr.update(visible=True, label=name, value=round(value, 4), minimum=-limit, maximum=limit)
 
 
 def _line(found: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from studio.text.preview import Preview, open_preview
 from studio.ui import views
 from studio.ui.panel import EDIT, PRIVATE, Shared, told, told_while
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _PROMPTS = Path(__file__).resolve().parents[2] / "assets" / "text" / "prompts.json"
 
 
@@ -30,12 +32,12 @@ class ReadingPanel:
         with gr.Column(scale=11, min_width=320, elem_id="reading"):
             with gr.Row(elem_id="prompt-bar"):
                 self.prompt = gr.Textbox(
-                    show_label=False, placeholder="Type a prompt, or pick one", lines=1, max_lines=4, scale=6, elem_id="prompt",
+                    label="Prompt", placeholder="Type a prompt, or pick one", lines=1, max_lines=4, scale=6, elem_id="prompt",
                     min_width=200,
                 )  # fmt: skip
                 self.pick = gr.Dropdown(
                     [(caption, text) for caption, text in self.prompts.items()],
-                    show_label=False, scale=3, elem_id="pick-prompt", min_width=140, value=None,
+                    label="Pick a prompt", scale=3, elem_id="pick-prompt", min_width=140, value=None,
                 )  # fmt: skip
                 self.write = gr.Button("Write", variant="primary", size="sm", min_width=70, scale=1, elem_id="write")
                 self.halt = gr.Button("Stop", size="sm", min_width=56, scale=1, elem_id="stop")
@@ -107,8 +109,6 @@ class ReadingPanel:
     def on_base(self, token: str, base: str) -> int:
         """Another base to preview on, and to name in the export."""
         desk = self.shared.desk(token)
-        if not desk.is_local and Path(base).expanduser().exists():
-            raise LoomError(f"{base} is a path", "this studio opens no files of its own machine", "give a Hub id")
         desk.edit("base model", base=base.strip() or None)
         return desk.version
 
@@ -117,7 +117,7 @@ class ReadingPanel:
         """Load the base, downloading it if need be."""
         desk = self.shared.desk(token)
         self.on_base(token, base or "")
-        name = desk.recipe.base or find_base(desk.adapters)
+        name = _base_name(desk)
         yield {self.columns: views.message(f"Loading {name}; a download takes as long as it is large…", "busy")}
         self.shared.rooms.bases.get(name)
         desk.version += 1
@@ -150,7 +150,7 @@ class ReadingPanel:
     def open(self, desk: Desk) -> Preview:
         """The preview of the desk's sources over their base, loaded once for all visitors."""
         sources = desk.sources()
-        name = desk.recipe.base or find_base(desk.adapters)
+        name = _base_name(desk)
         if not is_at_hand(name):
             raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings")
         base = self.shared.rooms.bases.get(name)
@@ -187,6 +187,14 @@ class _Newer:
 
     def __call__(self) -> bool:
         return self.desk.version != self.version
+
+
+def _base_name(desk: Desk) -> str:
+    """The base to preview on; a studio that is not local takes none by path, wherever the name came from."""
+    name = desk.recipe.base or find_base(desk.adapters)
+    if not desk.is_local and not _HUB_ID.fullmatch(name):
+        raise NotAtHand(f"{name} is a path", "this studio opens no files of its own machine", "give a Hub id")
+    return name
 
 
 def _measured(preview: Preview, text: str, merge: Adapter) -> tuple[Mapping[str, float], str]:

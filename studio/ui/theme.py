@@ -12,7 +12,7 @@ CSS = (Path(__file__).parent / "static" / "page.css").read_text()
 def theme() -> gr.Theme:
     """A calm, dense theme, dark and light; fonts of the system, so that nothing is fetched."""
     font = ("ui-sans-serif", "system-ui", "sans-serif")
-    return gr.themes.Soft(
+    plain = gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",
         spacing_size="sm",
@@ -20,4 +20,18 @@ def theme() -> gr.Theme:
         text_size="sm",
         font=font,
         font_mono=("ui-monospace", "monospace"),
+    )
+    return plain.set(
+        layout_gap="6px",
+        form_gap_width="0px",
+        block_padding="3px 6px",
+        block_shadow="none",
+        block_border_width="0px",
+        block_background_fill="*background_fill_primary",
+        block_title_text_size="11px",
+        block_title_text_color="*body_text_color_subdued",
+        block_info_text_size="11px",
+        input_padding="4px 8px",
+        input_shadow="none",
+        button_small_padding="4px 8px",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,11 +14,13 @@ from studio.errors import LoomError
 from studio.late import torch
 from studio.ui.layouts import Layouts
 from studio.ui.map import COLOURS, centroid_payload, map_payload, muted_payload, picked_ids, unit_map
-from studio.ui.panel import EDIT, PRIVATE, Shared, told, told_while
+from studio.ui.panel import EDIT, PRIVATE, Job, Shared, told, told_while
 from studio.units import Units, cluster_units, drawn, nearest, place
 
 _LISTED = 200  # selected units in the table under the map
 _ALL = "all"
+_HINT = "Lasso or click units to act on them."
+_POLL = 0.1  # seconds
 
 
 class UnitsPanel:
@@ -40,14 +43,14 @@ class UnitsPanel:
                     scale=2,
                     elem_id="form",
                 )
-            self.map = unit_map(height=390, elem_id="map")
+            self.map = unit_map(height=318, elem_id="map")
             with gr.Row(elem_id="selection-bar"):
-                self.selected = gr.Markdown("Lasso or click units to act on them.", elem_id="selected")
-                self.mute = gr.Button("Mute", size="sm", min_width=60, elem_id="mute")
-                self.keep = gr.Button("Keep only", size="sm", min_width=70, elem_id="keep")
-                self.factor = gr.Number(0.5, show_label=False, minimum=-10, maximum=10, step=0.1, min_width=60, elem_id="factor")
-                self.rescale = gr.Button("Scale", size="sm", min_width=60, elem_id="rescale")
-                self.restore = gr.Button("Clear edits", size="sm", min_width=70, elem_id="restore")
+                self.selected = gr.HTML(_HINT, elem_id="selected", min_width=150)
+                self.mute = gr.Button("Mute", size="sm", min_width=56, scale=0, elem_id="mute")
+                self.keep = gr.Button("Keep only", size="sm", min_width=56, scale=0, elem_id="keep")
+                self.factor = gr.Number(0.5, show_label=False, container=False, minimum=-10, maximum=10, step=0.1, min_width=70, scale=0, elem_id="factor")
+                self.rescale = gr.Button("Scale", size="sm", min_width=56, scale=0, elem_id="rescale")
+                self.restore = gr.Button("Clear edits", size="sm", min_width=56, scale=0, elem_id="restore")
             with gr.Accordion("Selected units", open=False):
                 self.listed = gr.Dataframe(
                     headers=["adapter", "module", "rank index", "energy", "factor"], interactive=False, max_height=200,
@@ -75,10 +78,10 @@ class UnitsPanel:
         last = {**PRIVATE, "trigger_mode": "always_last", "show_progress": "hidden"}
         picture.change(self.on_picture, [token], self.map, concurrency_limit=8, **last)
         version.change(self.on_version, [token], self.map, concurrency_limit=8, **last)
-        chosen = [self.selected, self.listed]
+        chosen = [self.map, self.selected, self.listed]
         self.map.pick(self.on_pick, [token], chosen, **EDIT)
         self.map.clear(self.on_clear, [token], chosen, **EDIT)
-        done = [version, self.map, *chosen]
+        done = [version, *chosen]
         self.mute.click(self.on_mute, [token], done, **EDIT)
         self.keep.click(self.on_keep, [token], done, **EDIT)
         self.rescale.click(self.on_rescale, [token, self.factor], done, **EDIT)
@@ -121,7 +124,11 @@ class UnitsPanel:
         if not self.layouts.has(units):
             said = f"PCA. {self.shared.warm.said() or 'UMAP is on its way…'}"
             yield gr.update(value=self.picture(desk, units), colour=colour, picked=[], note=said, **self.moving(desk))
-            self.layouts.make(units)
+            job = Job(partial(self.layouts.make, units))
+            while not job.wait(_POLL):
+                if desk.units() is not units:  # the map shows something else by now
+                    return
+            job.result()
         if desk.units() is units:
             yield gr.update(value=self.picture(desk, units), colour=colour, picked=[], note=_counted(units), **self.moving(desk))
 
@@ -160,15 +167,16 @@ class UnitsPanel:
         """Units were picked on the map."""
         desk = self.shared.desk(token)
         rows = drawn(desk.units().table.energy)
-        desk.selection = tuple(int(rows[i]) for i in picked_ids(event, len(rows)))
-        return self.listing(desk)
+        picked = picked_ids(event, len(rows))
+        desk.selection = tuple(int(rows[i]) for i in picked)
+        return [gr.update(picked=list(picked)), *self.listing(desk)]
 
     @told
     def on_clear(self, token: str) -> list[Any]:
         """The selection was cleared."""
         desk = self.shared.desk(token)
         desk.selection = ()
-        return self.listing(desk)
+        return [gr.update(picked=[]), *self.listing(desk)]
 
     @told
     def on_mute(self, token: str) -> list[Any]:
@@ -210,7 +218,7 @@ class UnitsPanel:
         """The selection in words and as a table."""
         table, chosen = desk.units().table, desk.selection
         if not chosen:
-            return ["Lasso or click units to act on them.", []]
+            return [_HINT, []]
         factors = desk.factors()
         energy = sum(float(table.energy[unit]) for unit in chosen)
         rows = [
@@ -223,7 +231,7 @@ class UnitsPanel:
             ]
             for unit in chosen[:_LISTED]
         ]
-        return [f"**{len(chosen)} units** selected · {energy:.1%} of one adapter's energy", rows]
+        return [f"<b>{len(chosen)} units</b> selected, {energy:.1%} of energy", rows]
 
 
 def clusters_of(desk: Desk, units: Units, factors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -87,7 +87,7 @@ def _seconds(job: Callable[[], object]) -> float:
 
 
 def samples(model: AnalogyModel, to: Path, columns: int = 4, seed: int = 11) -> None:
-    """Write one analogy of every task: a, a', b, what is drawn, the truth; seen, unseen transforms, some unseen pairs."""
+    """Write one analogy of every task, a row of a, a', b, what is drawn and the truth: seen, unseen, unseen pairs."""
     tiles = []
     for split in ("seen", "transform", "pair"):
         for trial in draw_trials(split, 1, seed, CPU)[:59]:

@@ -204,11 +204,12 @@ function drawOverlay() {
   const pen = overlay.getContext('2d');
   pen.scale(scale, scale);
   if (!map.points || !plot._fullLayout) return;
-  pen.lineWidth = 1.5;
+  const { x = [], y = [], size = [] } = map.centroids || {};
+  const scarce = Math.min(1, Math.sqrt(48 / Math.max(x.length, 1))); // hundreds of centroids must not hide the units
+  pen.lineWidth = 0.5 + scarce;
   pen.strokeStyle = isDark() ? '#ffffff' : '#000000';
   pen.fillStyle = isDark() ? 'rgba(255,255,255,0.25)' : 'rgba(0,0,0,0.15)';
-  const { x = [], y = [], size = [] } = map.centroids || {};
-  for (let i = 0; i < x.length; i++) diamond(pen, pixel(x[i], y[i]), 3 + Math.min(9, 1.2 * Math.sqrt(size[i])));
+  for (let i = 0; i < x.length; i++) diamond(pen, pixel(x[i], y[i]), 2 + scarce * (1 + Math.min(9, 1.2 * Math.sqrt(size[i]))));
   if (map.cursor < 0) return;
   pen.lineWidth = 3;
   pen.beginPath();
@@ -299,14 +300,20 @@ function showTip(id) {
 function pick(how, ids) {
   map.picked = ids;
   trigger('pick', { how, ids });
-  draw();
+  paintPicked();
+}
+
+async function paintPicked() {
+  const fresh = { selections: [], selectionrevision: ++map.draws };
+  await window.Plotly.update(plot, { selectedpoints: map.ids.map(selectedIn) }, fresh, [0, 1]);
+  finish();
 }
 
 function clear() {
   if (!map.picked.length) return;
   map.picked = [];
   trigger('clear', {});
-  draw();
+  paintPicked();
 }
 
 function bind() {
