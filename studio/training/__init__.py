@@ -1,0 +1,1 @@
+"""How every trained file in `assets/` was made, runnable again."""
