@@ -25,19 +25,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from studio.errors import LoomError, MissingFile, NotAtHand, Refused
-from studio.formats.bundle import CONFIG, WEIGHT_NAMES, WEIGHT_SUFFIXES
+from studio.formats.bundle import CONFIG, choose_weights
+from studio.formats.names import looks_like_id
 
 MAX_BYTES = 8 << 30
-_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
 _REVISION = re.compile(r"[\w][\w.\-/]{0,199}")
 _CARD = "README.md"
 _TIMEOUT_SECONDS = 20.0
 _T = TypeVar("_T")
-
-
-def looks_like_id(text: str) -> bool:
-    """Whether a text has the form of a Hub id, owner/name."""
-    return _ID.fullmatch(text) is not None and ".." not in text and "--" not in text
 
 
 def pinned_revision(hub_id: str, revision: str | None = None) -> str:
@@ -66,8 +61,7 @@ def wanted_files(hub_id: str, siblings: Sequence[RepoSibling]) -> list[str]:
     """
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings}
     top = [name for name in sizes if "/" not in name]
-    known = [name for name in WEIGHT_NAMES if name in top][:1]
-    weights = known or [name for name in top if Path(name).suffix in WEIGHT_SUFFIXES]
+    weights = choose_weights(top)
     if len(weights) != 1:
         found = f"{len(weights)} weights files at its top" if weights else "no weights file at its top"
         raise Refused(

@@ -6,7 +6,7 @@ import json
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,8 @@ WEIGHT_NAMES = (
     "adapters.npz",
 )
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf")
+# What trainers leave beside a checkpoint's weights.
+_NO_WEIGHTS = ("optimizer", "scheduler", "rng_state", "random_states", "scaler", "training_args")
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_UNPACKED = 16 << 30
 _MAX_ZIP_RATIO = 100  # weights hardly compress; even an untrained adapter, half of it zeros, stays far below
@@ -121,17 +123,25 @@ def read_config(path: Path) -> Mapping[str, Any]:
     return loaded
 
 
+def choose_weights(names: Collection[str]) -> list[str]:
+    """The files among these that may be the adapter's weights: one if that is clear, several if it is not, or none.
+
+    A well-known name wins; a checkpoint's optimizer and the like do not count.
+    """
+    known = [name for name in WEIGHT_NAMES if name in names][:1]
+    stored = [
+        name for name in names if Path(name).suffix.lower() in WEIGHT_SUFFIXES and not name.startswith(_NO_WEIGHTS)
+    ]
+    return known or sorted(stored)
+
+
 def _locate_in_folder(folder: Path) -> Located:
     config = folder / CONFIG if (folder / CONFIG).is_file() else None
-    for name in WEIGHT_NAMES:
-        if (folder / name).is_file():
-            return Located(folder, folder / name, config)
-    found = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in WEIGHT_SUFFIXES)
+    found = choose_weights([file.name for file in folder.iterdir() if file.is_file()])
     if len(found) == 1:
-        return Located(folder, found[0], config)
+        return Located(folder, folder / found[0], config)
     if found:
-        names = ", ".join(file.name for file in found[:4])
-        why = f"it is not clear which one is meant: {names}"
+        why = f"it is not clear which one is meant: {', '.join(found[:4])}"
         raise Refused(f"{folder.name} holds {len(found)} weights files", why, "give the file itself")
     if config:
         next_step = "download or save the adapter again"

@@ -32,13 +32,18 @@ _FIRST_SEGMENTS = {
     "transformer": ("transformer_blocks", "single_transformer_blocks", "double_blocks", "single_blocks"),
     "text_encoder": ("text_model",),
 }
-_HUB_ID = re.compile(r"[\w][\w.\-]{0,95}(/[\w][\w.\-]{0,95})?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?")
 _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+def looks_like_id(text: str) -> bool:
+    """Whether a text has the form of a Hub id with its owner, owner/name."""
+    return "/" in text and hub_id_or_none(text) is not None
 
 
 def hub_id_or_none(base: str | None) -> str | None:
     """The base's name if it looks like a Hub id; a path of somebody's machine says nothing to anybody else."""
-    return base if base and _HUB_ID.fullmatch(base) else None
+    return base if base and _HUB_ID.fullmatch(base) and ".." not in base and "--" not in base else None
 
 
 def with_component(path: str) -> str:

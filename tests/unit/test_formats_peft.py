@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -291,3 +293,24 @@ def test_a_missing_path_is_a_verdict_and_an_error(tmp_path: Path) -> None:
     assert inspect(tmp_path / "nothing").verdict == "refused"
     with pytest.raises(LoomError, match="is not there"):
         open_adapter(tmp_path / "nothing")
+
+
+def test_a_trainers_leftovers_are_no_weights(tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "a")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model (1).safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        (folder / name).write_bytes(b"x")
+    assert len(open_adapter(folder).modules) == len(TINY)
+    (folder / "other.safetensors").write_bytes(b"x")
+    with pytest.raises(Refused, match="not clear which one is meant"):
+        open_adapter(folder)
+
+
+def test_header_only_and_without_torch(tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "a")
+    code = (
+        "import sys; from studio.formats import inspect, open_adapter; "
+        f"i = inspect({str(folder)!r}); open_adapter({str(folder)!r}).delta(i.modules[0]); "
+        "assert i.verdict == 'ok'; assert not {'torch', 'transformers', 'peft', 'scipy', 'gradio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -14,7 +14,8 @@ import pytest
 
 from studio.errors import LoomError, MissingFile, NotAtHand, Refused
 from studio.formats import open_adapter
-from studio.hub import MAX_BYTES, fetch, looks_like_id, pinned_revision
+from studio.formats.names import looks_like_id
+from studio.hub import MAX_BYTES, fetch, pinned_revision
 from tests.fixtures import peft_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -107,7 +108,7 @@ def test_fetch_brings_the_adapter_at_its_commit_and_nothing_else(
     assert not any("optimizer" in asked for asked in hub.asked)
     opened = open_adapter(folder)
     assert opened.name == "adapter"
-    assert opened.norm() == open_adapter(tmp_path / "source").norm()
+    assert opened.norm() == open_adapter(tmp_path / "source").norm() == open_adapter("some/adapter").norm()
 
 
 def test_revision_is_pinned_to_a_commit(hub: HubServer, adapter_files: dict[str, bytes], tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_bad_ids_are_refused(
 
 
 def test_a_repository_without_one_adapter_is_refused(hub: HubServer, tmp_path: Path) -> None:
-    hub.repositories["some/two"] = {"a.safetensors": b"1", "b.safetensors": b"2"}
+    hub.repositories["some/two"] = {"a.safetensors": b"1", "b.safetensors": b"2", "optimizer.pt": b"3"}
     hub.repositories["some/none"] = {"README.md": b"only words"}
     for hub_id in ("some/two", "some/none"):
         with pytest.raises(Refused, match="no single adapter"):
