@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from studio.adapter import Adapter
 from studio.compose import Composition, Sources, compose, renamed_apart
@@ -22,6 +22,7 @@ from studio.units.table import Units, units_of
 
 MAX_SOURCES = 12  # sliders on the page; the command line takes any number
 _KEPT_STEPS = 200
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -306,12 +307,13 @@ class Desk:
         self.version += 1
         self.selection = ()
 
-    def kept(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
+    def kept(self, what: str, key: Any, make: Callable[[], Made]) -> Made:
         """What was made for this key, or make it now; one thing of each kind is kept."""
         held = self._kept.get(what)
         if held is None or held[0] != key:
             held = self._kept[what] = (key, make())
-        return held[1]
+        made: Made = held[1]
+        return made
 
 
 def _key(source: Source) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 from studio import __version__
 from studio.compose import Composition
 from studio.formats import save_adapter
+from studio.formats.safetensors_file import SaveDtype
 from studio.recipe import Recipe
 from studio.report import Report
 
 
 def export(
-    composition: Composition, recipe: Recipe, out: Path, *, format: str = "peft", dtype: str = "float32"
+    composition: Composition, recipe: Recipe, out: Path, *, format: str = "peft", dtype: SaveDtype = "float32"
 ) -> Path:
     """Write the adapter to a folder or a .zip.
 

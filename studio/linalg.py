@@ -148,7 +148,8 @@ def _top_eigenvectors(gram: Tensor, rank: int) -> Tensor:
     LAPACK's evr finds these alone, which eigh in torch cannot.
     """
     if gram.is_cuda:
-        return torch.linalg.eigh(gram).eigenvectors[..., -rank:]
+        whole: Tensor = torch.linalg.eigh(gram).eigenvectors
+        return whole[..., -rank:]
     from scipy.linalg import eigh
 
     n = gram.shape[-1]
@@ -164,4 +165,5 @@ def _krylov_basis(delta: Tensor, rank: int) -> Tensor:
     for _ in range(_KRYLOV_BLOCKS):
         block = torch.linalg.qr(delta.mT @ (delta @ block)).Q
         blocks.append(block)
-    return torch.linalg.qr(torch.cat(blocks, -1)).Q
+    basis: Tensor = torch.linalg.qr(torch.cat(blocks, -1)).Q
+    return basis

@@ -26,7 +26,8 @@ def embedded_paths() -> dict[str, Path]:
 def resolve(source: Source, *, workspace: Path | None = None, is_local: bool = True) -> Path:
     """Where a source's files are; a Hub id is fetched at its pinned revision.
 
-    `workspace` is where a visitor's uploads are (`upload:NAME`). A studio that is not local opens no path of its machine.
+    `workspace` is where a visitor's uploads are (`upload:NAME`). A studio that is not local opens no path of its
+    machine.
     """
     if source.hub is not None:
         from studio.hub import fetch
@@ -62,9 +63,7 @@ def content_hash(adapter: Adapter) -> str | None:
     return sha256(adapter.path) if adapter.path.is_file() else sha256(locate(adapter.path).weights)
 
 
-def open_source(
-    source: Source, *, workspace: Path | None = None, is_local: bool = True
-) -> tuple[Adapter, str | None]:
+def open_source(source: Source, *, workspace: Path | None = None, is_local: bool = True) -> tuple[Adapter, str | None]:
     """The adapter of a source and its content hash. Raises `CannotMerge` if the file is not the one the recipe pins."""
     adapter = open_adapter(resolve(source, workspace=workspace, is_local=is_local))
     digest = content_hash(adapter)

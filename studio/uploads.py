@@ -24,9 +24,17 @@ def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path 
         if file.suffix == ".zip":
             yield file.stem, _kept(file, workspace, None)
         elif file.suffix not in {*WEIGHT_SUFFIXES, ".json"}:
-            yield file.name, Refused(f"{file.name} is not an adapter file", next="drop weights, a config with them, or a zip")
+            yield (
+                file.name,
+                Refused(f"{file.name} is not an adapter file", next="drop weights, a config with them, or a zip"),
+            )
     if len(configs) > 1 and weights:
-        yield CONFIG, Refused("Several configs came together", "it is not clear which belongs to which", "drop one at a time, or zips")
+        yield (
+            CONFIG,
+            Refused(
+                "Several configs came together", "it is not clear which belongs to which", "drop one at a time, or zips"
+            ),
+        )
         return
     for file in weights:
         yield file.stem, _kept(file, workspace, configs[0] if configs else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ class HistoryPanel:
     def build_bar(self) -> None:
         """The bar on top: presets, undo and redo."""
         self.preset = gr.Dropdown(
-            preset_choices(), value=None, label="Start from a preset", elem_id="preset", scale=3, min_width=180
+            preset_choices(), value=None, label="Start from a preset", elem_id="preset", scale=2, min_width=180
         )
+        self.note = gr.HTML(elem_id="note")
         self.undo = gr.Button("↶ Undo", size="sm", min_width=70, scale=0, elem_id="undo", interactive=False)
         self.redo = gr.Button("↷ Redo", size="sm", min_width=70, scale=0, elem_id="redo", interactive=False)
 
@@ -43,7 +45,11 @@ class HistoryPanel:
                 with gr.Row():
                     self.name = gr.Textbox("merge", label="Name", elem_id="export-name", min_width=120)
                     self.dtype = gr.Dropdown(
-                        ["float32", "float16", "bfloat16"], value="float32", label="Numbers", min_width=90, elem_id="export-dtype"
+                        ["float32", "float16", "bfloat16"],
+                        value="float32",
+                        label="Numbers",
+                        min_width=90,
+                        elem_id="export-dtype",
                     )
                 with gr.Row():
                     self.export = gr.Button("Export for PEFT", variant="primary", size="sm", elem_id="export")
@@ -51,12 +57,20 @@ class HistoryPanel:
                 self.exported = gr.HTML(elem_id="exported")
             with gr.Tab("History"):
                 with gr.Row():
-                    self.title = gr.Textbox(show_label=False, placeholder="Name this version", scale=3, elem_id="version-name")
+                    self.title = gr.Textbox(
+                        label="Name of this version",
+                        show_label=False,
+                        placeholder="Name this version",
+                        scale=3,
+                        elem_id="version-name",
+                    )
                     self.keep = gr.Button("Keep", size="sm", scale=1, min_width=56, elem_id="keep-version")
                 self.versions = gr.Dropdown([], label="Named versions", elem_id="versions", visible=False)
-                self.steps = gr.Radio([], show_label=False, elem_id="steps", type="value")
+                self.steps = gr.Radio([], label="History", show_label=False, elem_id="steps", type="value")
             with gr.Tab("Recipe"):
-                self.recipe = gr.Code(language="yaml", interactive=False, elem_id="recipe", max_lines=12, label="Recipe")
+                self.recipe = gr.Code(
+                    language="yaml", interactive=False, elem_id="recipe", max_lines=12, label="Recipe"
+                )
                 with gr.Row():
                     self.save = gr.DownloadButton("Download recipe", size="sm", elem_id="save-recipe")
                     self.open = gr.UploadButton(
@@ -65,11 +79,12 @@ class HistoryPanel:
 
     def components(self) -> list[Any]:
         """Controls that the recipe sets."""
-        return [self.name, self.download, self.exported, self.versions]
+        return [self.note, self.name, self.download, self.exported, self.versions]
 
     def controls(self, desk: Desk) -> dict[Any, Any]:
         """Name and versions; an export made before belongs to what was before."""
         return {
+            self.note: escape(desk.recipe.note),
             self.name: desk.recipe.name or "merge",
             self.download: gr.update(visible=False),
             self.exported: "",
@@ -171,13 +186,18 @@ class HistoryPanel:
         if not desk.recipe.sources:
             raise LoomError("There is nothing to export", next="add an adapter")
         recipe = desk.pinned().model_copy(update={"name": (name or "").strip()[:80] or "merge"})
-        yield {self.exported: views.message("Merging, writing, reading back…", "busy"), self.download: gr.update(visible=False)}
+        yield {
+            self.exported: views.message("Merging, writing, reading back…", "busy"),
+            self.download: gr.update(visible=False),
+        }
         job = Job(lambda on_step: _exported(desk, recipe, dtype, on_step))
         while not job.wait(0.5):
             done, total, _ = job.progress
             yield {self.exported: views.message(f"Merging and writing… {done} of {total or '?'} modules", "busy")}
         written, count = job.result()
-        said = f"Exported: {written.name}, {written.stat().st_size / 1e6:.1f} MB. {count} modules read back and compared."
+        said = (
+            f"Exported: {written.name}, {written.stat().st_size / 1e6:.1f} MB. {count} modules read back and compared."
+        )
         yield {self.exported: views.message(said, "good"), self.download: gr.update(value=str(written), visible=True)}
 
     def _moved(self, token: str, by: int) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""Opening the page: one typed place for every launch setting, none left to a default that differs by host or version."""
+"""Opening the page: one place for every launch setting, none left to a default that differs by host or version."""
 
 from __future__ import annotations
 

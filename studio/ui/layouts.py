@@ -41,7 +41,10 @@ class Layouts:
         return pca(_features(units))
 
     def make(self, units: Units, on_step: OnStep | None = None) -> Floats:
-        """The UMAP picture; one is computed at a time, it takes a core. `on_step` is never called: UMAP tells nothing."""
+        """The UMAP picture; one is computed at a time, it takes a core.
+
+        `on_step` is never called: UMAP tells nothing.
+        """
         key = _key(units)
         with self._one:
             if key not in self._kept:

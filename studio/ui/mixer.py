@@ -1,4 +1,7 @@
-"""The mixer: method, weights, knobs, the report. Controls come from the registry; none is written by hand for a method."""
+"""The mixer: method, weights, knobs, the report.
+
+Controls come from the registry; none is written by hand for a method.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,14 @@ class MixerPanel:
             self.wide = gr.Checkbox(label="Wide range: weights up to ±15", elem_id="wide")
             self.seed = gr.Number(0, label="Seed", info="For methods that draw at random.", precision=0, minimum=0)
             self.extras = gr.Dropdown(
-                label="Heads, biases and other full tensors", info="Carried whole from one source, or dropped.", value="", choices=[("drop them", "")]
+                label="Heads, biases and other full tensors",
+                info="Carried whole from one source, or dropped.",
+                value="",
+                choices=[("drop them", "")],
             )
             self.other_bases = gr.Checkbox(
-                label="Allow different base models", info="Deltas of different bases do not add up; shapes alone are checked."
+                label="Allow different base models",
+                info="Deltas of different bases do not add up; shapes alone are checked.",
             )
 
     def _build_knobs(self, found: Method) -> None:
@@ -75,7 +82,11 @@ class MixerPanel:
     def _build_by_module(self) -> None:
         gr.Markdown("Weights by kind of module or by layer; an empty change means the slider's weight.")
         self.grouping = gr.Radio(
-            [("Module type", "type"), ("Layer", "layer")], value="type", show_label=False, elem_id="grouping"
+            [("Module type", "type"), ("Layer", "layer")],
+            value="type",
+            label="Group modules by",
+            show_label=False,
+            elem_id="grouping",
         )
         self.table = gr.Dataframe(interactive=True, elem_id="by-module", max_height=320, show_label=False)
         self.reset = gr.Button("Clear these", size="sm")
@@ -131,7 +142,13 @@ class MixerPanel:
         self.reset.click(self.on_reset, [token, self.grouping], [version, self.table], **EDIT)
         shown = [self.report, self.modules, self.status]
         version.change(
-            self.on_version, [token], shown, trigger_mode="always_last", show_progress="hidden", concurrency_limit=8, **PRIVATE
+            self.on_version,
+            [token],
+            shown,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            concurrency_limit=8,
+            **PRIVATE,
         )
 
     @told
@@ -200,7 +217,9 @@ class MixerPanel:
     def on_reset(self, token: str, grouping: str) -> tuple[int, Any]:
         """Clear all weights by module."""
         desk = self.shared.desk(token)
-        desk.edit("clear weights by module", sources=[{**s, "modules": {}} for s in desk.recipe.model_dump()["sources"]])
+        desk.edit(
+            "clear weights by module", sources=[{**s, "modules": {}} for s in desk.recipe.model_dump()["sources"]]
+        )
         return desk.version, _table(desk, grouping)
 
     @told_while
@@ -232,7 +251,12 @@ def _weight_slider(index: int) -> gr.Slider:
 
 
 def _control(method: Method, knob: Knob) -> gr.components.Component:
-    about: dict[str, Any] = {"label": knob.title, "info": knob.help, "elem_id": f"{method.id}-{knob.name}", "interactive": True}
+    about: dict[str, Any] = {
+        "label": knob.title,
+        "info": knob.help,
+        "elem_id": f"{method.id}-{knob.name}",
+        "interactive": True,
+    }
     if knob.kind == "bool":
         return gr.Checkbox(bool(knob.default), **about)
     if knob.choices:

@@ -1,4 +1,4 @@
-"""The page: one screen of library, map, mixer, preview and history; panels are built here and know nothing of each other."""
+"""The page: one screen of library, map, mixer, preview and history; panels know nothing of each other."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "a
 
 @dataclass(eq=False)
 class Shared:
-    """What the panels have in common: the rooms, the visitor's token, and two counters that tell listeners what to redo.
+    """What the panels have in common: the rooms, the visitor's token, and two counters that tell listeners what to
+    redo.
 
     `version` grows with every edit; `picture` with every change of what the map shows.
     """

@@ -32,29 +32,51 @@ class ReadingPanel:
         with gr.Column(scale=11, min_width=320, elem_id="reading"):
             with gr.Row(elem_id="prompt-bar"):
                 self.prompt = gr.Textbox(
-                    label="Prompt", placeholder="Type a prompt, or pick one", lines=1, max_lines=4, scale=6, elem_id="prompt",
+                    label="Prompt",
+                    placeholder="Type a prompt, or pick one",
+                    lines=1,
+                    max_lines=3,
+                    scale=6,
+                    elem_id="prompt",
                     min_width=200,
-                )  # fmt: skip
+                )
                 self.pick = gr.Dropdown(
                     [(caption, text) for caption, text in self.prompts.items()],
-                    label="Pick a prompt", scale=3, elem_id="pick-prompt", min_width=140, value=None,
-                )  # fmt: skip
+                    label="Pick a prompt",
+                    scale=3,
+                    elem_id="pick-prompt",
+                    min_width=140,
+                    value=None,
+                )
                 self.write = gr.Button("Write", variant="primary", size="sm", min_width=70, scale=1, elem_id="write")
                 self.halt = gr.Button("Stop", size="sm", min_width=56, scale=1, elem_id="stop")
-            self.columns = gr.HTML(views.message("Type a prompt: base, sources and merge write side by side."), elem_id="columns")
+            self.columns = gr.HTML(
+                views.message("Type a prompt: base, sources and merge write side by side."), elem_id="columns"
+            )
             with gr.Accordion("Reading settings: length, temperature, perplexity, base model", open=False):
                 with gr.Row():
                     self.tokens = gr.Slider(1, 200, 48, step=1, label="Tokens", elem_id="tokens")
                     self.temperature = gr.Slider(
-                        0, 2, 0, step=0.05, label="Temperature", info="0 always takes the likeliest token.", elem_id="temperature"
+                        0,
+                        2,
+                        0,
+                        step=0.05,
+                        label="Temperature",
+                        info="0 always takes the likeliest token.",
+                        elem_id="temperature",
                     )
                 self.text = gr.Textbox(
-                    label="Perplexity of this text, beside each column", info="Lower: the column expects the text more.", lines=2,
+                    label="Perplexity of this text, beside each column",
+                    info="Lower: the column expects the text more.",
+                    lines=2,
                     elem_id="text",
-                )  # fmt: skip
+                )
                 with gr.Row():
                     self.base = gr.Textbox(
-                        label="Base model", info="Empty: the one the adapters name. A folder, or a Hub id.", elem_id="base", scale=4
+                        label="Base model",
+                        info="Empty: the one the adapters name. A folder, or a Hub id.",
+                        elem_id="base",
+                        scale=4,
                     )
                     self.fetch = gr.Button("Load or download it", size="sm", scale=1, elem_id="fetch")
 
@@ -78,16 +100,28 @@ class ReadingPanel:
         """Connect the listeners."""
         token, version = self.shared.token, self.shared.version
         settings = [token, self.prompt, self.tokens, self.temperature, self.text]
-        for trigger in (self.write.click, self.prompt.submit, self.tokens.release, self.temperature.release, self.text.blur):
+        for trigger in (
+            self.write.click,
+            self.prompt.submit,
+            self.tokens.release,
+            self.temperature.release,
+            self.text.blur,
+        ):
             trigger(self.on_settings, settings, version, **EDIT)
         self.pick.input(self.on_pick, [token, self.pick], [self.prompt, version], **EDIT)
         self.base.submit(self.on_base, [token, self.base], version, **EDIT)
         self.fetch.click(self.on_fetch, [token, self.base], [version, self.columns], **PRIVATE)
         self.halt.click(self.on_stop, [token], None, **EDIT)
         version.change(
-            self.on_version, [token], self.columns, trigger_mode="always_last", show_progress="hidden", concurrency_limit=4,
-            concurrency_id="text", **PRIVATE,
-        )  # fmt: skip
+            self.on_version,
+            [token],
+            self.columns,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            concurrency_limit=4,
+            concurrency_id="text",
+            **PRIVATE,
+        )
 
     @told
     def on_settings(self, token: str, prompt: str, tokens: int, temperature: float, text: str) -> int:
@@ -162,11 +196,11 @@ class ReadingPanel:
         decoding = Decoding(max_tokens=view.tokens, temperature=view.temperature, seed=desk.recipe.seed)
         texts: tuple[str, ...] = ("",) * len(names)
         for texts in preview.generate(view.prompt, merge, decoding, stop=_Newer(desk, version)):
-            yield views.columns(view.prompt, names, texts, {}, "writing…")
+            yield views.columns(names, texts, {}, "writing…")
         if desk.version != version:
             return
         measured, state = _measured(preview, view.text, merge)
-        yield views.columns(view.prompt, names, texts, measured, state)
+        yield views.columns(names, texts, measured, state)
 
 
 class _Open:
@@ -213,4 +247,4 @@ def _shipped_prompts() -> dict[str, str]:
     if not _PROMPTS.is_file():
         return {}
     found = json.loads(_PROMPTS.read_text(encoding="utf-8"))
-    return {str(item["caption"]): str(item["prompt"]) for item in found}
+    return {str(item["caption"]): str(item["prompt"]) for item in found["prompts"]}

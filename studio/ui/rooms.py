@@ -1,4 +1,4 @@
-"""The desks of all visitors, told apart by a secret that only the visitor's browser holds; and what all of them share."""
+"""The desks of all visitors, told apart by a secret that only the visitor's browser holds; and what they share."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ class UnitsPanel:
                 self.scope = gr.Dropdown(
                     [("all modules", _ALL)], value=_ALL, label="Show", elem_id="scope", min_width=120, scale=3
                 )
-                self.colour = gr.Dropdown(list(COLOURS), value="source", label="Colour by", min_width=100, scale=2, elem_id="colour")
+                self.colour = gr.Dropdown(
+                    list(COLOURS), value="source", label="Colour by", min_width=100, scale=2, elem_id="colour"
+                )
                 self.form = gr.Dropdown(
                     [("canonical", "canonical"), ("raw", "raw")],
                     value="canonical",
@@ -43,19 +45,33 @@ class UnitsPanel:
                     scale=2,
                     elem_id="form",
                 )
-            self.map = unit_map(height=318, elem_id="map")
+            self.map = unit_map(height=272, elem_id="map")
             with gr.Row(elem_id="selection-bar"):
                 self.selected = gr.HTML(_HINT, elem_id="selected", min_width=150)
                 self.mute = gr.Button("Mute", size="sm", min_width=56, scale=0, elem_id="mute")
                 self.keep = gr.Button("Keep only", size="sm", min_width=56, scale=0, elem_id="keep")
-                self.factor = gr.Number(0.5, show_label=False, container=False, minimum=-10, maximum=10, step=0.1, min_width=70, scale=0, elem_id="factor")
+                self.factor = gr.Number(
+                    0.5,
+                    label="Factor for Scale",
+                    show_label=False,
+                    container=False,
+                    minimum=-10,
+                    maximum=10,
+                    step=0.1,
+                    min_width=70,
+                    scale=0,
+                    elem_id="factor",
+                )
                 self.rescale = gr.Button("Scale", size="sm", min_width=56, scale=0, elem_id="rescale")
                 self.restore = gr.Button("Clear edits", size="sm", min_width=56, scale=0, elem_id="restore")
             with gr.Accordion("Selected units", open=False):
                 self.listed = gr.Dataframe(
-                    headers=["adapter", "module", "rank index", "energy", "factor"], interactive=False, max_height=200,
-                    show_label=False, elem_id="listed",
-                )  # fmt: skip
+                    headers=["adapter", "module", "rank index", "energy", "factor"],
+                    interactive=False,
+                    max_height=200,
+                    show_label=False,
+                    elem_id="listed",
+                )
 
     def components(self) -> list[Any]:
         """Controls that the recipe sets."""
@@ -64,7 +80,11 @@ class UnitsPanel:
     def controls(self, desk: Desk) -> dict[Any, Any]:
         """Scope, colour and form as the recipe's view has them."""
         view = desk.recipe.view
-        choices = [("all modules", _ALL), *((f"layer {x}", x) for x in desk.layers()), *((x, x) for x in desk.module_names())]
+        choices = [
+            ("all modules", _ALL),
+            *((f"layer {x}", x) for x in desk.layers()),
+            *((x, x) for x in desk.module_names()),
+        ]
         scope = view.scope if view.scope in {value for _, value in choices} else _ALL
         colour = "type" if view.colour == "module" else view.colour
         return {self.scope: gr.update(choices=choices, value=scope), self.colour: colour, self.form: view.form}
@@ -130,7 +150,9 @@ class UnitsPanel:
                     return
             job.result()
         if desk.units() is units:
-            yield gr.update(value=self.picture(desk, units), colour=colour, picked=[], note=_counted(units), **self.moving(desk))
+            yield gr.update(
+                value=self.picture(desk, units), colour=colour, picked=[], note=_counted(units), **self.moving(desk)
+            )
 
     @told
     def on_version(self, token: str) -> Any:
@@ -240,7 +262,9 @@ def clusters_of(desk: Desk, units: Units, factors: np.ndarray[Any, Any]) -> np.n
     knobs = recipe.chosen.check(recipe.knobs) if recipe.method == "lego" else {}
     k = int(knobs.get("k", 0)) or max(adapter.rank for adapter in desk.adapters)
     names = [spot.name for spot in table.places]
-    weights = np.array([[s.weight_for(n, w) for n in names] for s, w in zip(recipe.sources, recipe.weights, strict=True)])
+    weights = np.array(
+        [[s.weight_for(n, w) for n in names] for s, w in zip(recipe.sources, recipe.weights, strict=True)]
+    )
     own = torch.from_numpy(weights[table.adapter, table.module] * factors)
     labels = cluster_units(units.grams, len(table), k, weights=own, seed=recipe.seed).numpy()
     return np.where(own.numpy() == 0, -1, labels)

@@ -18,13 +18,17 @@ def card(entry: Entry, norm: float | None) -> str:
     """One adapter of the library: verdict, base, ranks, modules, norm, notes."""
     adapter = entry.adapter
     verdict = verdict_of(adapter.findings)
-    ranks = "–".join(str(r) for r in (adapter.ranks[0], adapter.ranks[-1])[: len(adapter.ranks)]) if adapter.ranks else "?"
+    says = _SAYS[verdict]
+    ranks = (
+        "–".join(str(r) for r in (adapter.ranks[0], adapter.ranks[-1])[: len(adapter.ranks)]) if adapter.ranks else "?"
+    )
     strength = "" if norm is None else f" · norm {norm:.3g}"
     notes = "".join(f"<li>{escape(_told(finding))}</li>" for finding in adapter.findings)
     details = f"<details><summary>{len(adapter.findings)} notes</summary><ul>{notes}</ul></details>" if notes else ""
     return (
-        f"<div class='card {verdict}'><span class='mark' role='img' aria-label='{_SAYS[verdict]}' title='{_SAYS[verdict]}'>"
-        f"{_MARK[verdict]}</span><div><b title='{escape(adapter.evidence, quote=True)}'>{escape(adapter.name)}</b>"
+        f"<div class='card {verdict}'>"
+        f"<span class='mark' role='img' aria-label='{says}' title='{says}'>{_MARK[verdict]}</span>"
+        f"<div><b title='{escape(adapter.evidence, quote=True)}'>{escape(adapter.name)}</b>"
         f"<small>rank {ranks} · {len(adapter.modules)} modules{strength}<br>{escape(adapter.base or 'base not named')}"
         f" · {escape(adapter.dialect)}</small>{details}</div></div>"
     )
@@ -47,12 +51,22 @@ def report(found: Report) -> str:
     to_sum = "–" if found.cosine_to_sum is None else f"{found.cosine_to_sum:.4f}"
     figures = [
         ("Kept energy", f"{found.kept_energy:.2%}", "share of the squared norm that the result's rank holds"),
-        ("Cosine to sum", to_sum, "between the result and the exact weighted sum of the deltas; 1 means the same direction"),
+        (
+            "Cosine to sum",
+            to_sum,
+            "between the result and the exact weighted sum of the deltas; 1 means the same direction",
+        ),
         ("Norm", f"{found.norm_before:.3g} → {found.norm_after:.3g}", "of the exact weighted sum, and of the result"),
         ("Rank", str(found.rank), f"{found.parameters:,} parameters in {len(found.modules)} modules"),
-        ("Time", f"{found.seconds * 1000:.0f} ms" if found.seconds < 10 else f"{found.seconds:.0f} s", "for this merge"),
+        (
+            "Time",
+            f"{found.seconds * 1000:.0f} ms" if found.seconds < 10 else f"{found.seconds:.0f} s",
+            "for this merge",
+        ),
     ]
-    tiles = "".join(f"<div title='{escape(hint)}'><dt>{label}</dt><dd>{value}</dd></div>" for label, value, hint in figures)
+    tiles = "".join(
+        f"<div title='{escape(hint)}'><dt>{label}</dt><dd>{value}</dd></div>" for label, value, hint in figures
+    )
     warnings = "".join(f"<li>{escape(text)}</li>" for text in found.warnings)
     extras = "" if found.extras == "none" else f"<p>Heads, biases and other full tensors: {escape(found.extras)}.</p>"
     return (
@@ -79,27 +93,31 @@ def modules(rows: Sequence[ModuleReport]) -> str:
     """The per-module table, the modules of largest change first."""
     chosen = sorted(rows, key=lambda row: -row.norm)[:_ROWS]
     body = "".join(
-        f"<tr><th scope='row'>{escape(row.name)}</th><td>{row.rank}</td><td>{row.norm_before:.3g}</td><td>{row.norm:.3g}</td>"
+        f"<tr><th scope='row'>{escape(row.name)}</th><td>{row.rank}</td><td>{row.norm_before:.3g}</td>"
+        f"<td>{row.norm:.3g}</td>"
         f"<td>{'–' if row.cosine is None else f'{row.cosine:.3f}'}</td><td>{row.kept:.1%}</td>"
         f"<td>{'–' if row.overlap is None else f'{row.overlap:+.2f}'}</td></tr>"
         for row in chosen
     )
-    more = f"<p>The first {_ROWS} of {len(rows)} modules; <code>merge --json</code> prints all.</p>" if len(rows) > _ROWS else ""
+    more = (
+        f"<p>The first {_ROWS} of {len(rows)} modules; <code>merge --json</code> prints all.</p>"
+        if len(rows) > _ROWS
+        else ""
+    )
     return (
         "<div class='scroll'><table class='modules'><tr><th scope='col'>module</th><th scope='col'>rank</th>"
-        "<th scope='col' title='of the exact weighted sum'>‖sum‖</th><th scope='col' title='of the result'>‖result‖</th>"
+        "<th scope='col' title='of the exact weighted sum'>‖sum‖</th>"
+        "<th scope='col' title='of the result'>‖result‖</th>"
         "<th scope='col' title='between the two'>cosine</th><th scope='col'>kept</th>"
         f"<th scope='col' title='the largest cosine between two sources'>overlap</th></tr>{body}</table></div>{more}"
     )
 
 
-def columns(
-    prompt: str, names: Sequence[str], texts: Sequence[str], perplexity: Mapping[str, float], state: str
-) -> str:
+def columns(names: Sequence[str], texts: Sequence[str], perplexity: Mapping[str, float], state: str) -> str:
     """The preview: what base, sources and merge write after the prompt, side by side."""
     cells = "".join(
         f"<article class='{_kind(name, i, len(names))}'><h4>{escape(name)}{_measured(perplexity.get(name))}</h4>"
-        f"<p><span class='prompt'>{escape(prompt)}</span>{escape(text)}</p></article>"
+        f"<p>{escape(text.strip()) or '<span class=prompt>…</span>'}</p></article>"
         for i, (name, text) in enumerate(zip(names, texts, strict=True))
     )
     return f"<div class='columns' aria-live='off'>{cells}</div><p class='state' role='status'>{escape(state)}</p>"
@@ -117,7 +135,11 @@ def _kind(name: str, index: int, count: int) -> str:
 
 
 def _measured(value: float | None) -> str:
-    return "" if value is None else f" <small title='perplexity on the given text; lower reads it better'>ppl {value:.1f}</small>"
+    return (
+        ""
+        if value is None
+        else f" <small title='perplexity on the given text; lower reads it better'>ppl {value:.1f}</small>"
+    )
 
 
 def _told(finding: Finding) -> str:

@@ -1,0 +1,189 @@
+"""The page's handlers as plain functions, its wiring, and what two visitors must never share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from studio.desk import MAX_SOURCES
+from studio.ui.page import Page, build
+from studio.ui.rooms import Settings
+from tests.fixtures import peft_folder
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    """A page that nothing warms up."""
+    return build(Settings(tmp_path / "rooms"), warm_up=False)
+
+
+@pytest.fixture
+def token(page: Page, tmp_path: Path) -> str:
+    """A visitor with two random adapters on the desk."""
+    token, desk, _ = page.shared.rooms.enter(None)
+    for seed, name in enumerate(("one", "two")):
+        page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed)))
+    assert len(desk.entries) == 2
+    return token
+
+
+def last(updates: object) -> dict[object, object]:
+    """The last of what a handler yields."""
+    *_, found = updates  # type: ignore[misc]
+    return found
+
+
+def test_a_weight_reaches_the_report(page: Page, token: str) -> None:
+    before = last(page.mixer.on_version(token))[page.mixer.status]
+    version = page.mixer.on_weight(0, token, -1.5)
+    assert version == page.shared.desk(token).version
+    found = last(page.mixer.on_version(token))
+    assert found[page.mixer.status] == before  # cat: the rank and the kept energy stay, the norm does not
+    assert page.shared.desk(token).compose().report.sources[0].weight == -1.5
+
+
+def test_a_method_brings_its_own_knobs(page: Page, token: str) -> None:
+    updates = page.mixer.on_method(token, "lego")
+    assert updates[page.mixer.groups["lego"]]["visible"] is True
+    assert updates[page.mixer.groups["svd"]]["visible"] is False
+    page.mixer.on_knob("lego", "k", token, 3)
+    assert page.shared.desk(token).compose().report.rank == 3
+    page.mixer.on_knob("svd", "rank", token, 2)  # of a method that is not chosen: nothing
+    assert dict(page.shared.desk(token).recipe.knobs) == {"k": 3}
+
+
+def test_a_refused_merge_is_a_message_and_the_page_goes_on(page: Page, token: str) -> None:
+    page.mixer.on_method(token, "slerp")
+    page.mixer.on_weight(0, token, -1.0)
+    assert "negative" in str(last(page.mixer.on_version(token))[page.mixer.report])
+    page.mixer.on_weight(0, token, 1.0)
+    assert "Kept energy" in str(last(page.mixer.on_version(token))[page.mixer.report])
+
+
+def test_errors_say_what_why_and_what_next(page: Page, token: str, tmp_path: Path) -> None:
+    with pytest.raises(gr.Error) as caught:
+        page.library.on_add(token, str(tmp_path / "nothing"))
+    assert "not there" in caught.value.title
+    assert "Hub id" in caught.value.message
+
+
+def test_weights_by_module_reach_the_recipe_and_back(page: Page, token: str) -> None:
+    desk = page.shared.desk(token)
+    table = page.mixer.on_grouping(token, "type")["value"]
+    import pandas
+
+    rows = [[*row[:1], 0.25, row[2]] if i == 0 else row for i, row in enumerate(table["data"])]
+    page.mixer.on_table(token, "type", pandas.DataFrame(rows, columns=table["headers"]))
+    changed = {desk.recipe.sources[0].weight_for(name, desk.recipe.weights[0]) for name in desk.module_names()}
+    assert changed == {0.25, desk.recipe.weights[0]}
+    assert not desk.recipe.sources[1].modules
+    page.mixer.on_reset(token, "type")
+    assert not desk.recipe.sources[0].modules
+
+
+def test_the_lasso_mutes_and_undo_restores(page: Page, token: str) -> None:
+    desk = page.shared.desk(token)
+    picked = page.units.on_pick(token, {"how": "lasso", "ids": [0, 2, 5]})  # type: ignore[arg-type]
+    assert "3 units" in picked[1]
+    page.units.on_mute(token)
+    assert [i for i, factor in enumerate(desk.factors()) if factor == 0] == [0, 2, 5]
+    page.history.on_undo(token)
+    assert set(desk.factors()) == {1.0}
+
+
+@pytest.mark.parametrize("event", [{"how": "lasso", "ids": [10**9]}, {"how": "x", "ids": []}, {"ids": "all"}, None])
+def test_a_hostile_selection_is_refused(page: Page, token: str, event: object) -> None:
+    with pytest.raises(gr.Error):
+        page.units.on_pick(token, event)  # type: ignore[arg-type]
+
+
+def test_the_centroids_follow_k(page: Page, token: str) -> None:
+    page.mixer.on_method(token, "lego")
+    page.mixer.on_knob("lego", "k", token, 2)
+    few = page.units.on_version(token)["centroids"]
+    page.mixer.on_knob("lego", "k", token, 4)
+    assert len(page.units.on_version(token)["centroids"]["x"]["data"]) > len(few["x"]["data"])
+    page.mixer.on_method(token, "cat")
+    assert page.units.on_version(token)["centroids"] is None
+
+
+def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: str, tmp_path: Path) -> None:
+    page.mixer.on_weight(1, token, 1.25)
+    done = last(page.history.on_export(token, "my mix", "float32"))
+    written = Path(done[page.history.download]["value"])
+    assert written.name == "my mix.zip"
+    kept = shutil.copy(written, tmp_path / "kept.zip")
+    other, _, _ = page.shared.rooms.enter(None)
+    updates = page.history.on_open(other, str(kept))
+    assert updates[page.mixer.weights[1]]["value"] == 1.25
+    assert updates[page.history.name] == "my mix"
+
+
+def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path) -> None:
+    token, desk, _ = page.shared.rooms.enter(None)
+    folder = peft_folder(tmp_path / "math", rank=2, alpha=8)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"ab")
+    files = [*map(str, sorted(folder.iterdir())), str(broken)]
+    updates = page.library.on_upload(token, files)
+    assert desk.adapters[0].ranks == (2,)
+    assert "broken" in updates[page.library.refused]
+    assert "2 bytes" in updates[page.library.refused]
+
+
+def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
+    token, _, _ = page.shared.rooms.enter(None)
+    evil = "<img src=x onerror=alert(1)>"
+    peft_folder(tmp_path / "evil", base=evil, modules={evil: (6, 5)})
+    page.library.on_add(token, str(tmp_path / "evil"))
+    cards = page.library.controls(page.shared.desk(token))
+    report = last(page.mixer.on_version(token))
+    shown = [cards[page.library.cards[0]], report[page.mixer.modules], report[page.mixer.report]]
+    assert "&lt;img" in shown[0]
+    assert "&lt;img" in shown[1]
+    assert not any("<img" in html for html in shown)
+
+
+def test_two_visitors_share_nothing(page: Page, token: str) -> None:
+    other, desk, is_new = page.shared.rooms.enter(None)
+    assert is_new
+    assert other != token
+    assert not desk.entries
+    page.mixer.on_weight(0, token, 0.75)
+    assert not desk.entries
+    assert desk.workspace != page.shared.desk(token).workspace
+
+
+@pytest.mark.parametrize("forged", ["", "../../etc", "x" * 32 + "/..", None, 7])
+def test_a_forged_token_gets_a_desk_of_its_own(page: Page, forged: object) -> None:
+    token, desk, is_new = page.shared.rooms.enter(forged)  # type: ignore[arg-type]
+    assert is_new
+    assert token != forged
+    assert desk.workspace.parent == page.shared.rooms.settings.root
+
+
+def test_a_reload_finds_the_desk_and_a_restart_the_recipe(page: Page, token: str, tmp_path: Path) -> None:
+    page.mixer.on_weight(0, token, 0.6)
+    stored = page.on_version(token)
+    back = page.on_load(stored)
+    assert back[page.shared.token] == token
+    assert back[page.mixer.weights[0]]["value"] == 0.6
+    restarted = build(Settings(tmp_path / "rooms"), warm_up=False)
+    again = restarted.on_load(stored)
+    assert again[restarted.mixer.weights[0]]["value"] == 0.6
+
+
+def test_every_listener_is_private_and_every_control_is_named(page: Page) -> None:
+    listeners = page.demo.config["dependencies"]
+    assert listeners
+    assert {found["api_visibility"] for found in listeners} == {"private"}
+    unnamed = [
+        block["type"]
+        for block in page.demo.config["components"]
+        if block["type"] in {"slider", "dropdown", "textbox", "checkbox", "radio", "number"}
+        and not block["props"].get("label")
+    ]
+    assert unnamed == ["slider"] * MAX_SOURCES  # the pool of weights: named when an adapter takes one
