@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from studio.adapter import Finding
 from studio.errors import MissingFile, Refused
 from studio.tensors import TensorFile, TensorRef, open_tensors
 
@@ -42,7 +41,6 @@ class Bundle:
     weights: Path
     file: TensorFile
     config: Mapping[str, Any] | None = None
-    findings: tuple[Finding, ...] = ()
 
     @property
     def tensors(self) -> Mapping[str, TensorRef]:
@@ -76,7 +74,6 @@ class Located:
     path: Path
     weights: Path
     config: Path | None = None
-    findings: tuple[Finding, ...] = ()
     keep: tempfile.TemporaryDirectory[str] | None = None
 
 
@@ -87,7 +84,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     located = locate(path)
     config = read_config(located.config) if located.config else None
-    return Bundle(path, located.weights, open_tensors(located.weights, located.keep), config, located.findings)
+    return Bundle(path, located.weights, open_tensors(located.weights, located.keep), config)
 
 
 def locate(path: Path) -> Located:
@@ -129,10 +126,11 @@ def choose_weights(names: Collection[str]) -> list[str]:
     A well-known name wins; a checkpoint's optimizer and the like do not count.
     """
     known = [name for name in WEIGHT_NAMES if name in names][:1]
-    stored = [
-        name for name in names if Path(name).suffix.lower() in WEIGHT_SUFFIXES and not name.startswith(_NO_WEIGHTS)
-    ]
-    return known or sorted(stored)
+    return known or sorted(name for name in names if _may_be_weights(name))
+
+
+def _may_be_weights(name: str) -> bool:
+    return Path(name).suffix.lower() in WEIGHT_SUFFIXES and not name.startswith(_NO_WEIGHTS)
 
 
 def _locate_in_folder(folder: Path) -> Located:
@@ -172,8 +170,7 @@ def locate_in_zip(path: Path, into: Path | None = None) -> Located:
 def _is_wanted(info: zipfile.ZipInfo) -> bool:
     name = Path(info.filename).name
     hidden = name.startswith(".") or "__MACOSX" in info.filename
-    suffix = Path(name).suffix.lower()
-    return not info.is_dir() and not hidden and (name == CONFIG or suffix in WEIGHT_SUFFIXES)
+    return not info.is_dir() and not hidden and (name == CONFIG or _may_be_weights(name))
 
 
 def _require_sane(path: Path, wanted: Sequence[zipfile.ZipInfo]) -> None:

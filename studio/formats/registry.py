@@ -28,4 +28,4 @@ def read_bundle(bundle: Bundle) -> Adapter:
     """Read an opened bundle by the first dialect that recognises it."""
     dialect, evidence = detect(bundle)
     adapter: Adapter = dialect.read(bundle)
-    return replace(adapter, evidence=evidence, findings=(*bundle.findings, *adapter.findings))
+    return replace(adapter, evidence=evidence)

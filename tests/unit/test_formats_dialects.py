@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from studio.errors import Refused
-from studio.formats import inspect, open_adapter
+from studio.formats import inspect, names, open_adapter
 from studio.formats.names import canonical, kernels, unet_by_index
+from studio.formats.parts import split_key
 from tests.fixtures import TINY, mlx_folder, pair, peft_folder, weights_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -338,3 +340,26 @@ def test_peft_is_not_taken_for_diffusers(tmp_path: Path) -> None:
     folder = peft_folder(tmp_path / "a", modules={"transformer.h.0.attn.c_attn": (12, 4)})
     assert open_adapter(folder).dialect == "peft"
     assert open_adapter(folder).modules["transformer.h.0.attn.c_attn"].scaling == 2
+
+
+def test_original_sdxl_names_translate_as_diffusers_own_converter_does() -> None:
+    from diffusers.loaders import lora_conversion_utils as stock
+
+    blocks = (
+        [f"input_blocks.{i}.1." for i in (4, 5, 7, 8)]
+        + [f"output_blocks.{i}.1." for i in range(6)]
+        + ["middle_block.1."]
+    )
+    table = (line.split()[0] for line in names._lines("unet_ldm"))
+    spelled = [
+        f"lora_unet_{name.replace('.', '_')}"
+        for name in table
+        if name.startswith(tuple(blocks)) and ".transformer_blocks." in name
+    ]
+    state = {f"{key}.lora_{half}.weight": torch.zeros(2, 2) for key in spelled for half in ("down", "up")}
+    config = SimpleNamespace(layers_per_block=2)
+    mapped = stock._maybe_map_sgm_blocks_to_diffusers(state, config)
+    converted, _ = stock._convert_non_diffusers_lora_to_diffusers(mapped)
+    stock_names = {canonical(split[0]).name for key in converted if (split := split_key(key))}
+    assert len(spelled) == 700
+    assert {canonical(key).name for key in spelled} == stock_names
