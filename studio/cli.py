@@ -227,11 +227,13 @@ def _knobs(options: argparse.Namespace, method: str) -> dict[str, Value]:
 
 def _pinned(recipe: Recipe, sources: Sources) -> Recipe:
     """The recipe with the name and content hash of each source, so that it can be repeated."""
-    pinned = [
-        source.model_copy(update={"sha256": digest, "name": adapter.name})
+    from studio.sources import pinned
+
+    found = [
+        pinned(source, adapter, digest)
         for source, digest, adapter in zip(recipe.sources, sources.hashes, sources.adapters, strict=True)
     ]
-    return recipe.model_copy(update={"sources": tuple(pinned)})
+    return recipe.model_copy(update={"sources": tuple(found)})
 
 
 def _progress(done: int, total: int, module: str) -> None:

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from studio.adapter import Adapter
 from studio.compose import Composition, Sources, compose, renamed_apart
 from studio.errors import BadRecipe, LoomError
+from studio.formats import Inspection, inspect
 from studio.recipe import Recipe, Source
-from studio.sources import open_source
+from studio.sources import open_source, pinned
 from studio.units.pool import Scope, layer_of, natural
 from studio.units.table import Units, units_of
 
@@ -27,11 +28,12 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """An adapter in the library: where it came from, what it is, and the hash of its weights."""
+    """An adapter in the library: where it came from, what it is, the hash of its weights, and the verdict on it."""
 
     source: Source
     adapter: Adapter
     sha256: str | None
+    verdict: Inspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +285,7 @@ class Desk:
 
     def pinned(self) -> Recipe:
         """The recipe with names and content hashes, as an export carries it."""
-        filled = [
-            source.model_copy(update={"name": entry.adapter.name, "sha256": entry.sha256})
-            for source, entry in zip(self.recipe.sources, self.entries, strict=True)
-        ]
+        filled = [pinned(s, e.adapter, e.sha256) for s, e in zip(self.recipe.sources, self.entries, strict=True)]
         return self.recipe.model_copy(update={"sources": tuple(filled)})
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -295,7 +294,9 @@ class Desk:
         key = _key(source)
         if key not in self._opened:
             adapter, digest = open_source(source, workspace=self.workspace, is_local=self.is_local)
-            self._opened[key] = Entry(source, adapter, digest)
+            verdict = inspect(adapter.path or "")
+            judged = replace(adapter, findings=verdict.findings)
+            self._opened[key] = Entry(source, judged, digest, verdict)
         return replace(self._opened[key], source=source)
 
     def _set(self, label: str, recipe: Recipe) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from studio.files import sha256
 from studio.formats import open_adapter
 from studio.recipe import Recipe, Source
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 EMBEDDED = "loom:"  # a path that starts so is one of the studio's own adapters, wherever the studio is installed
 UPLOAD = "upload:"  # one that starts so lies in the visitor's own workspace
 _ASSETS = Path(__file__).resolve().parent.parent / "assets" / "text" / "adapters"
@@ -74,6 +76,14 @@ def open_source(source: Source, *, workspace: Path | None = None, is_local: bool
             "find the old file, or remove sha256 from the recipe to use this one",
         )
     return (replace(adapter, name=source.name) if source.name else adapter), digest
+
+
+def pinned(source: Source, adapter: Adapter, digest: str | None) -> Source:
+    """The source with its name, its content hash and, from a Hub, the commit it was fetched at."""
+    found: dict[str, str | None] = {"name": adapter.name, "sha256": digest}
+    if source.hub is not None and adapter.path is not None and _COMMIT.fullmatch(adapter.path.name):
+        found["revision"] = adapter.path.name  # the Hub's cache names a folder by its commit
+    return source.model_copy(update=found)
 
 
 def open_sources(recipe: Recipe) -> Sources:

@@ -71,7 +71,7 @@ class LibraryPanel:
         for index, (row, card) in enumerate(zip(self.rows, self.cards, strict=True)):
             updates[row] = gr.update(visible=index < len(entries))
             if index < len(entries):
-                updates[card] = views.card(entries[index], None)
+                updates[card] = views.card(entries[index])
         return updates
 
     def wire(self) -> None:

@@ -37,7 +37,7 @@ class Page:
     reading: ReadingPanel
     history: HistoryPanel
     stored: gr.BrowserState
-    warming: gr.Markdown
+    warming: gr.HTML
     clock: gr.Timer
 
     def wire(self) -> None:
@@ -90,7 +90,7 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
         with gr.Row(elem_id="top"):
             gr.Markdown("# LoRA Loom", elem_id="title")
             history.build_bar()
-            warming = gr.Markdown(elem_id="warming")
+        warming = gr.HTML(elem_id="warming")
         with gr.Row(elem_id="upper"):
             library = LibraryPanel(shared)
             units = UnitsPanel(shared, layouts)

@@ -28,6 +28,7 @@ def theme() -> gr.Theme:
         block_shadow="none",
         block_border_width="0px",
         block_background_fill="*background_fill_primary",
+        block_background_fill_dark="*background_fill_primary",
         block_title_text_size="11px",
         block_title_text_color="*body_text_color_subdued",
         block_info_text_size="11px",

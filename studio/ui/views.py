@@ -7,37 +7,57 @@ from html import escape
 
 from studio.adapter import Finding
 from studio.desk import Entry
+from studio.formats import Inspection
 from studio.report import ModuleReport, Report
+from studio.units.pool import module_type_of
 
 _MARK = {"ok": "✓", "warn": "!", "refused": "✕"}
 _SAYS = {"ok": "ready", "warn": "usable, read the notes", "refused": "cannot be used"}
 _ROWS = 400  # module rows on the page; `merge --json` has them all
 
 
-def card(entry: Entry, norm: float | None) -> str:
-    """One adapter of the library: verdict, base, ranks, modules, norm, notes."""
-    adapter = entry.adapter
-    verdict = verdict_of(adapter.findings)
-    says = _SAYS[verdict]
+def card(entry: Entry) -> str:
+    """One adapter of the library: verdict, base, ranks, modules, norm; the rest unfolds."""
+    adapter, found = entry.adapter, entry.verdict
+    verdict = found.verdict
+    says, base = _SAYS[verdict], adapter.base or "base not named"
     ranks = (
         "–".join(str(r) for r in (adapter.ranks[0], adapter.ranks[-1])[: len(adapter.ranks)]) if adapter.ranks else "?"
     )
-    strength = "" if norm is None else f" · norm {norm:.3g}"
-    notes = "".join(f"<li>{escape(_told(finding))}</li>" for finding in adapter.findings)
-    details = f"<details><summary>{len(adapter.findings)} notes</summary><ul>{notes}</ul></details>" if notes else ""
+    strength = "" if found.norm is None else f" · norm {found.norm:.3g}"
+    notes = "".join(f"<li class='{f.level}'>{escape(_told(f))}</li>" for f in adapter.findings)
+    facts = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in _facts(found).items())
     return (
         f"<div class='card {verdict}'>"
         f"<span class='mark' role='img' aria-label='{says}' title='{says}'>{_MARK[verdict]}</span>"
-        f"<div><b title='{escape(adapter.evidence, quote=True)}'>{escape(adapter.name)}</b>"
-        f"<small>rank {ranks} · {len(adapter.modules)} modules{strength}<br>{escape(adapter.base or 'base not named')}"
-        f" · {escape(adapter.dialect)}</small>{details}</div></div>"
+        f"<div><b>{escape(adapter.name)}</b>"
+        f"<small>rank {ranks} · {len(adapter.modules)} modules{strength}<br>{escape(base)}</small>"
+        f"<details><summary>{_counted(adapter.findings)}</summary><ul>{notes}</ul><dl>{facts}</dl></details></div></div>"
     )
 
 
-def verdict_of(findings: Sequence[Finding]) -> str:
-    """ok, warn or refused, by the worst finding."""
-    levels = {finding.level for finding in findings}
-    return "refused" if "stop" in levels else "warn" if "warn" in levels else "ok"
+def _counted(findings: Sequence[Finding]) -> str:
+    count = len(findings)
+    return "details" if not count else f"{count} note{'s' if count > 1 else ''}, details"
+
+
+def _facts(found: Inspection) -> dict[str, str]:
+    """What the header says, in the words of the field."""
+    kinds = sorted({module_type_of(name) for name in found.modules})
+    return {
+        "format": f"{found.dialect}: {found.evidence}",
+        "alpha": _numbers(found.alpha),
+        "scaling": _numbers(found.scaling),
+        "targets": ", ".join(kinds[:12]) + (", …" if len(kinds) > 12 else ""),
+        "numbers": found.dtype or "?",
+        "size": "?" if found.bytes is None else f"{found.bytes / 1e6:.1f} MB",
+    }
+
+
+def _numbers(value: float | Sequence[float] | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value:g}" if isinstance(value, (int, float)) else ", ".join(f"{number:g}" for number in value)
 
 
 def refusals(found: Sequence[tuple[str, str]]) -> str:
