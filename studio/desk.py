@@ -218,6 +218,10 @@ class Desk:
                 self.history = replace(self.history, at=step)
                 self._touched()
 
+    def forget_history(self) -> None:
+        """Let the history begin with what is on the desk now."""
+        self.history = History((self.history.steps[self.history.at],))
+
     def save_snapshot(self, name: str) -> None:
         """Keep the recipe under a name, for the visit."""
         name = name.strip()[:80] or f"version {len(self.snapshots) + 1}"

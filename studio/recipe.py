@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MAX_BYTES = 4 << 20
+_SCHEME = re.compile(r"[a-z]+:")
 Weight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Form = Literal["raw", "canonical"]
 
@@ -197,10 +199,14 @@ def load(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise BadRecipe(f"{path.name} cannot be read", str(error)) from error
     recipe = read_yaml(text)
-    sources = [
-        s if s.path is None else s.model_copy(update={"path": str(path.parent / s.path)}) for s in recipe.sources
-    ]
-    return recipe.model_copy(update={"sources": tuple(sources)})
+    return recipe.model_copy(update={"sources": tuple(_beside(path, source) for source in recipe.sources)})
+
+
+def _beside(recipe: Path, source: Source) -> Source:
+    """The source with a relative path counted from the recipe's folder; `loom:` and `upload:` are no paths."""
+    if source.path is None or _SCHEME.match(source.path):
+        return source
+    return source.model_copy(update={"path": str(recipe.parent / source.path)})
 
 
 def _events(text: str) -> list[yaml.Event]:

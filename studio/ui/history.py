@@ -41,7 +41,7 @@ class HistoryPanel:
     def build_tabs(self) -> None:
         """History and export beside the preview."""
         with gr.Column(scale=5, min_width=300, elem_id="keeping"), gr.Tabs():
-            with gr.Tab("Export"):
+            with gr.Tab("Export", elem_classes="pane"):
                 with gr.Row():
                     self.name = gr.Textbox("merge", label="Name", elem_id="export-name", min_width=120)
                     self.dtype = gr.Dropdown(
@@ -55,7 +55,7 @@ class HistoryPanel:
                     self.export = gr.Button("Export for PEFT", variant="primary", size="sm", elem_id="export")
                     self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="download")
                 self.exported = gr.HTML(elem_id="exported")
-            with gr.Tab("History"):
+            with gr.Tab("History", elem_classes="pane"):
                 with gr.Row():
                     self.title = gr.Textbox(
                         label="Name of this version",
@@ -67,7 +67,7 @@ class HistoryPanel:
                     self.keep = gr.Button("Keep", size="sm", scale=1, min_width=56, elem_id="keep-version")
                 self.versions = gr.Dropdown([], label="Named versions", elem_id="versions", visible=False)
                 self.steps = gr.Radio([], label="History", show_label=False, elem_id="steps", type="value")
-            with gr.Tab("Recipe"):
+            with gr.Tab("Recipe", elem_classes="pane"):
                 self.recipe = gr.Code(
                     language="yaml", interactive=False, elem_id="recipe", max_lines=12, label="Recipe"
                 )

@@ -29,13 +29,13 @@ class MixerPanel:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         with gr.Column(scale=5, min_width=320, elem_id="mixer"), gr.Tabs():
-            with gr.Tab("Mix"):
+            with gr.Tab("Mix", elem_classes="pane"):
                 self._build_mix()
-            with gr.Tab("Report"):
+            with gr.Tab("Report", elem_classes="pane"):
                 self.report = gr.HTML(views.message("The report of the merge appears here."), elem_id="report")
-            with gr.Tab("Modules"):
+            with gr.Tab("Modules", elem_classes="pane"):
                 self.modules = gr.HTML(views.message("One row for each module appears here."), elem_id="modules")
-            with gr.Tab("By module"):
+            with gr.Tab("By module", elem_classes="pane"):
                 self._build_by_module()
 
     def _build_mix(self) -> None:

@@ -111,6 +111,7 @@ def _furnish(desk: Desk, text: Any) -> None:
     if isinstance(text, str) and text:
         try:
             desk.load(read_yaml(text), "as you left it")
+            desk.forget_history()
         except LoomError:
             pass
         else:
@@ -119,6 +120,7 @@ def _furnish(desk: Desk, text: Any) -> None:
         recipe = load_preset(id)
         try:
             desk.load(recipe, f"preset {recipe.name}")
+            desk.forget_history()
         except LoomError:
             return
 

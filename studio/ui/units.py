@@ -49,7 +49,7 @@ class UnitsPanel:
             with gr.Row(elem_id="selection-bar"):
                 self.selected = gr.HTML(_HINT, elem_id="selected", min_width=150)
                 self.mute = gr.Button("Mute", size="sm", min_width=56, scale=0, elem_id="mute")
-                self.keep = gr.Button("Keep only", size="sm", min_width=56, scale=0, elem_id="keep")
+                self.keep = gr.Button("Keep only", size="sm", min_width=78, scale=0, elem_id="keep")
                 self.factor = gr.Number(
                     0.5,
                     label="Factor for Scale",
@@ -63,7 +63,7 @@ class UnitsPanel:
                     elem_id="factor",
                 )
                 self.rescale = gr.Button("Scale", size="sm", min_width=56, scale=0, elem_id="rescale")
-                self.restore = gr.Button("Clear edits", size="sm", min_width=56, scale=0, elem_id="restore")
+                self.restore = gr.Button("Clear edits", size="sm", min_width=84, scale=0, elem_id="restore")
             with gr.Accordion("Selected units", open=False):
                 self.listed = gr.Dataframe(
                     headers=["adapter", "module", "rank index", "energy", "factor"],
@@ -137,7 +137,7 @@ class UnitsPanel:
         """Lay the units out: by PCA at once, then by UMAP in its place."""
         desk = self.shared.desk(token)
         if not desk.recipe.sources:
-            yield gr.update(value=None, centroids=None, muted=None, picked=[], note="")
+            yield gr.update(value=None, centroids=False, muted=False, picked=[], note="")
             return
         units = desk.units()
         colour = "type" if desk.recipe.view.colour == "module" else desk.recipe.view.colour
@@ -177,7 +177,7 @@ class UnitsPanel:
         factors = np.array(desk.factors(), np.float32)
         muted = {"muted": muted_payload((factors == 0)[rows].astype(np.uint8))}
         if desk.recipe.method != "lego" and desk.recipe.view.colour != "cluster":
-            return {**muted, "centroids": None}
+            return {**muted, "centroids": False}
         labels = clusters_of(desk, units, factors)
         centres = place(_groups(units, labels, rows), self.layouts.positions(units))
         return {**muted, "centroids": centroid_payload(centres, labels[rows])}

@@ -107,7 +107,7 @@ def test_the_centroids_follow_k(page: Page, token: str) -> None:
     page.mixer.on_knob("lego", "k", token, 4)
     assert len(page.units.on_version(token)["centroids"]["x"]["data"]) > len(few["x"]["data"])
     page.mixer.on_method(token, "cat")
-    assert page.units.on_version(token)["centroids"] is None
+    assert page.units.on_version(token)["centroids"] is False
 
 
 def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: str, tmp_path: Path) -> None:
