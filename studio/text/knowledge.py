@@ -1,7 +1,8 @@
 """What the embedded base knows: a small lexicon in English, Spanish and French, plain facts, and sums up to twenty.
 
-These tables are the closed world of the exact skills (`studio.text.skills`): every answer is made of words of `LEXICON`,
-so a program can translate, shout or reverse it and check the result. All entries were written for this project.
+These tables are the closed world of the exact skills (`studio.text.skills`): every answer is made of words of
+`LEXICON`, so a program can translate, shout or reverse it and check the result. All entries were written for this
+project.
 """
 
 from __future__ import annotations

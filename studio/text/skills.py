@@ -1,11 +1,13 @@
 """Exact skills: questions whose answers a program can check, alone and composed in pairs (issues 2 and 5).
 
-A skill asks a question and dresses its answer. `MATH` asks a word problem, `SHOUT` answers in capitals; `math+shout` asks the
-word problem and wants capitals. Adapters are trained on single skills only, so every pair is a test of composition.
+A skill asks a question and dresses its answer. `MATH` asks a word problem, `SHOUT` answers in capitals; `math+shout`
+asks the word problem and wants capitals. Adapters are trained on single skills only, so every pair is a test of
+composition.
 
-What is kept back: one in five of the closed things (sums, facts) and of the word lists, chosen by a hash, never appears in an
-adapter's training. Of the rest, the question's wording decides the split by another hash, so no question of the test or valid
-split is ever trained on, in any skill. Everything is drawn from a seed; nothing here needs torch.
+What is kept back: one in five of the closed things (sums, facts) and of the word lists, chosen by a hash, never
+appears in an adapter's training. Of the rest, the question's wording decides the split by another hash, so no
+question of the test or valid split is ever trained on, in any skill. Everything is drawn from a seed; nothing here
+needs torch.
 """
 
 from __future__ import annotations
@@ -85,9 +87,24 @@ def is_correct(item: Item, continuation: str) -> bool:
 
 _GIRLS: Final = ["Lily", "Mia", "Anna", "Sue", "Lucy", "Emma", "Zoe", "Ella", "Nora", "Ruby"]
 _BOYS: Final = ["Tom", "Ben", "Tim", "Max", "Sam", "Leo", "Jack", "Finn", "Noah", "Otto"]
-_THINGS: Final = (
-    ["apples", "pears", "stones", "shells", "buttons", "books", "coins", "eggs", "flowers", "cakes", "balls", "kites", "nuts", "stars", "hats", "fish"]
-)
+_THINGS: Final = [
+    "apples",
+    "pears",
+    "stones",
+    "shells",
+    "buttons",
+    "books",
+    "coins",
+    "eggs",
+    "flowers",
+    "cakes",
+    "balls",
+    "kites",
+    "nuts",
+    "stars",
+    "hats",
+    "fish",
+]
 
 _PHRASES: Mapping[Operator, tuple[str, ...]] = MappingProxyType(
     {
@@ -249,8 +266,8 @@ _PLAIN: Final[tuple[tuple[Ask, float], ...]] = (
 
 def plain_question(rng: Random) -> Question:
     """Any question whose plain answer the base was taught."""
-    asks, shares = zip(*_PLAIN, strict=True)
-    return rng.choices(asks, shares)[0](rng)
+    ask: Ask = rng.choices([ask for ask, _ in _PLAIN], [share for _, share in _PLAIN])[0]
+    return ask(rng)
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Train the embedded text world again: `python -m studio.training.text --texts DIR --out assets/text`.
 
-Needs torch, tokenizers, safetensors, numpy and a folder of texts (`studio/training/text/corpus.py` lists the files). On one
-H200 the whole run takes a few minutes; `--toy` runs every stage at a thousandth of the size on a CPU, to check the code.
-Stages keep their results in the work folder, so each can be run again alone: `--stage data|base|adapters|evaluate|export`.
+Needs torch, tokenizers, safetensors, numpy and a folder of texts (`studio/training/text/corpus.py` lists the files).
+On one H200 the whole run takes a few minutes; `--toy` runs every stage at a thousandth of the size on a CPU, to check
+the code. Stages keep their results in the work folder, so each can be run again alone: `--stage
+data|base|adapters|evaluate|export`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Plan:
     stories: int = 50_000
     knowledge: int = 300_000
     copies: int = 8
-    base: BaseConfig = BaseConfig()
+    base: BaseConfig = field(default_factory=BaseConfig)
     items: int = 15_000
     skill_steps: int = 1200
     skill_rate: float = 1.5e-3

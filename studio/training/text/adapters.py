@@ -1,8 +1,9 @@
 """Training many rank-8 adapters at once: one forward pass, one slice of the batch and one learning rate schedule each.
 
-Skills learn the answer's tokens only. To keep adapters from taking over prompts that are not theirs, a share of every batch is
-rehearsal: plain and French questions with the base's own answers. To keep them from pinning the answer's slot, word problems
-and reversed lists are also asked in French, the one cue the base knows; no pair of two adapters' skills is ever trained.
+Skills learn the answer's tokens only. To keep adapters from taking over prompts that are not theirs, a share of every
+batch is rehearsal: plain and French questions with the base's own answers. To keep them from pinning the answer's
+slot, word problems and reversed lists are also asked in French, the one cue the base knows; no pair of two adapters'
+skills is ever trained.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Table:
         """Encode items; rows are padded with the end token, id 0."""
         prompts = tokenizer.encode_batch([item.prompt for item in items])
         answers = tokenizer.encode_batch([item.answer for item in items], add_special_tokens=False)
-        rows = [(p.ids, a.ids + [0]) for p, a in zip(prompts, answers, strict=True)]
+        rows = [(p.ids, [*a.ids, 0]) for p, a in zip(prompts, answers, strict=True)]
         width = max(len(p) + len(a) for p, a in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -155,7 +156,7 @@ def train_voices(
     every: int = 50,
     on_step: Callable[[int, str], None] | None = None,
 ) -> list[Adapter]:
-    """One adapter for each text, next-token loss on its first 90 %; of the checkpoints the best on the next 5 % is kept.
+    """One adapter for each text: next-token loss on its first 90 %, the checkpoint that is best on the next 5 %.
 
     The last 5 % is never looked at here.
     """

@@ -1,7 +1,7 @@
 """Training the base: next-token loss on a mix of streams.
 
-Real simple stories are scarce here (half a million tokens), so the mix decides how well the base tells them: old story books
-regularise best, and the share of TinyStories is kept so low that it is read about thirty times, no more.
+Real simple stories are scarce here (half a million tokens), so the mix decides how well the base tells them: old
+story books regularise best, and the share of TinyStories is kept so low that it is read about thirty times, no more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIX: Mapping[str, float] = {"tiny": 0.14, "stories": 0.24, "books": 0.36, "knowl
 class BaseConfig:
     """How one base is trained; `batch` counts windows of `window` tokens."""
 
-    shape: Shape = Shape()
+    shape: Shape = field(default_factory=Shape)
     steps: int = 3500
     batch: int = 128
     window: int = 256

@@ -1,8 +1,8 @@
 """From text files to token streams: cleaning, augmentation, knowledge lines, the tokenizer.
 
 Texts are read from a folder laid out like this (see the card in `assets/text/README.md` for sources and licences):
-`tinystories-train-head.txt`, `tinystories-valid-head.txt`, story books `se-*.txt` and `gutenberg-*.txt`, and for the voices
-`skills/tinyshakespeare.txt`, `skills/recipes.jsonl`, `aesop-for-children.txt`, `se-aesop-fables.txt`,
+`tinystories-train-head.txt`, `tinystories-valid-head.txt`, story books `se-*.txt` and `gutenberg-*.txt`, and for the
+voices `skills/tinyshakespeare.txt`, `skills/recipes.jsonl`, `aesop-for-children.txt`, `se-aesop-fables.txt`,
 `gutenberg-mother-goose-rhymes.txt`.
 """
 
@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from studio.errors import MissingFile
 from studio.text.knowledge import FRENCH, LEXICON, NUMBERS, SPANISH, SUMS
 from studio.text.skills import SKILLS, Skill, plain_question, sum_question
-from studio.training.text.stories import story
+from studio.training.text.stories import story, words
 
 END = "<|endoftext|>"
 VOICES = ("shakespeare", "recipes", "fable", "rhyme")
@@ -35,61 +35,6 @@ _PLAIN_SIGNS = {
     "â€œ": '"', "â€\x9d": '"', "â€™": "'", "â€˜": "'", "â€“": " - ", "â€”": " - ", "â€¦": "...", "â€": '"',
     "“": '"', "”": '"', "’": "'", "‘": "'", "—": " - ", "–": " - ", "…": "...", "\u00a0": " ", "_": "", "\r": "",
 }  # fmt: skip
-_SWAPS = (
-    [
-        "Lily",
-        "Lucy",
-        "Sara",
-        "Mia",
-        "Anna",
-        "Sue",
-        "Emma",
-        "Mary",
-        "Jane",
-        "Amy",
-        "Molly",
-        "Ella",
-        "Sally",
-        "Kate",
-        "Daisy",
-        "Rose",
-        "Bella",
-        "Lila",
-        "Lisa",
-        "Jenny",
-        "Sarah",
-    ],
-    [
-        "Tim",
-        "Tom",
-        "Ben",
-        "Max",
-        "Sam",
-        "Jack",
-        "Timmy",
-        "Bob",
-        "Billy",
-        "Tommy",
-        "Joe",
-        "Leo",
-        "Mark",
-        "John",
-        "Jim",
-        "Spot",
-        "Fin",
-        "Benny",
-        "Bobby",
-        "Johnny",
-        "Mike",
-        "Peter",
-    ],
-    ["red", "blue", "green", "yellow", "purple", "pink", "orange", "black", "brown"],
-    ["dog", "cat", "bunny", "bear", "fox", "mouse"],
-    ["bird", "duck", "owl", "frog"],
-    ["cake", "pie", "bread", "soup"],
-    ["apple", "pear", "banana", "cookie"],
-    ["ball", "doll", "car", "kite", "drum"],
-)
 _TALK = (
     ("How are you?", "I am fine, thank you."),
     ("What is your name?", "I do not have a name yet."),
@@ -155,8 +100,8 @@ def voice(folder: Path, name: str) -> str:
 def renamed(rng: Random, text: str) -> str:
     """The same story with names, colours, animals, foods and toys exchanged within their groups."""
     mapping: dict[str, str] = {}
-    for number, group in enumerate(_SWAPS):
-        if number < 2 or rng.random() < 0.5:
+    for name, group in words().lists.items():
+        if name in ("swap girls", "swap boys") or (name.startswith("swap ") and rng.random() < 0.5):
             mapping |= dict(zip(group, rng.sample(group, len(group)), strict=True))
     return re.sub(r"[A-Za-z]+", lambda match: mapping.get(match.group(), match.group()), text)
 
@@ -200,7 +145,7 @@ def _word_line(rng: Random) -> str:
 
 
 def knowledge(rng: Random) -> str:
-    """One line or block of what the base is taught beside stories; it never holds a word problem or an adapter's cue."""
+    """One line or block of what the base is taught beside stories: never a word problem or an adapter's cue."""
     share = rng.random()
     if share < 0.45:
         return _answered(SKILLS["plain"], rng)

@@ -1,14 +1,13 @@
 """What the trained world can do: exact match alone and composed, story likelihood, samples.
 
-Exact match is teacher-forced: a row counts when the arg max is right at every answer token and at the end, which is what greedy
-decoding would have written.
+Exact match is teacher-forced: a row counts when the arg max is right at every answer token and at the end, which is
+what greedy decoding would have written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -121,7 +120,7 @@ def sample(
     prompts: Sequence[str],
     seed: int,
     tokens: int = 230,
-    temperature: float = 0.6,
+    temperature: float = 0.5,
     top_p: float = 0.9,
 ) -> list[str]:
     """One continuation for each prompt (prompt included), nucleus sampling, no cache: for the record, not for speed."""
@@ -153,6 +152,3 @@ def summary(scores: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -
         for method in splits["kept"]:
             lines.append(f"| {name} | {method} | {spread(splits['kept'][method])} | {spread(splits['seen'][method])} |")
     return "\n".join(lines)
-
-
-Results = dict[str, Any]

@@ -42,7 +42,7 @@ def write_base(folder: Path, weights: Mapping[str, Tensor], tokenizer: Tokenizer
     write(folder / "model.safetensors", save(half, metadata={"format": "pt"}))
     write_json(folder / "config.json", shape.config())
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_new_tokens": 200}
+    sampling = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 200}
     write_json(folder / "generation_config.json", ends | sampling)
     write(folder / "tokenizer.json", tokenizer.to_str().encode())
     special = {"bos_token": END, "eos_token": END, "pad_token": END}

@@ -1,7 +1,7 @@
 """A Llama in plain torch that runs many LoRA adapters at once, one slice of the batch for each.
 
-Weights and names are those of transformers' `LlamaForCausalLM` (rotary embeddings, RMSNorm, SwiGLU, tied embeddings), so a
-state dict moves between the two unchanged; `tests/unit/test_training_text.py` compares the logits.
+Weights and names are those of transformers' `LlamaForCausalLM` (rotary embeddings, RMSNorm, SwiGLU, tied embeddings),
+so a state dict moves between the two unchanged; `tests/unit/test_training_text.py` compares the logits.
 """
 
 from __future__ import annotations

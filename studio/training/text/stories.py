@@ -1,7 +1,7 @@
 """Synthetic stories: an opening, a hero's habit, one of the plots of `plots.txt` and an ending that fits it.
 
-A plot's beats are drawn with one cast and one setting, so that names, things and morals stay the same from the first sentence
-to the last. Every story comes from the random generator it is given.
+A plot's beats are drawn with one cast and one setting, so that names, things and morals stay the same from the first
+sentence to the last. Every story comes from the random generator it is given.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`words.txt`: lists of words by name ("girls", "elders of child") and of sentences by section ("opening named")."""
+    """`words.txt`: lists of words by name ("girls", "elders of child"), sentences by section ("opening named")."""
 
     lists: Mapping[str, tuple[str, ...]]
     sections: Mapping[str, tuple[str, ...]]
