@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from studio.late import torch
 from studio.merging.cat import weighted
-from studio.merging.dense import OUTPUT_RANK, elect, refit, weighted_sum
+from studio.merging.dense import OUTPUT_HELP, OUTPUT_RANGE, coins, elect, refit, weighted_sum
 from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def dare(
     combine: Annotated[
         Literal["sum", "ties"], Help("How the thinned deltas are joined: weighted sum, or sign election.")
     ] = "sum",
-    rank: Annotated[int, *OUTPUT_RANK] = 0,
+    rank: Annotated[int, OUTPUT_RANGE, OUTPUT_HELP] = 0,
 ) -> Merged:
     """Drops entries of each delta at random, rescales the rest so that the average stays, and joins them.
 
@@ -51,13 +50,4 @@ def dare(
 
 def _thinned(pairs: Sequence[Pair], density: float, draw: Draw, i: int) -> Tensor:
     delta = pairs[i].delta()
-    keep = torch.stack([_coins(delta.shape[-2:], density, f"{draw.seed}/{i}/{name}") for name in draw.modules]).to(
-        delta.device
-    )
-    return delta * keep.reshape(delta.shape) / density
-
-
-def _coins(shape: Sequence[int], density: float, stream: str) -> Tensor:
-    """A mask from a stream of its own, so that it does not depend on which modules are merged together."""
-    generator = torch.Generator().manual_seed(int.from_bytes(blake2b(stream.encode(), digest_size=7).digest(), "big"))
-    return torch.rand(*shape, generator=generator) < density
+    return torch.where(coins(delta, draw, i) < density, delta / density, 0.0)

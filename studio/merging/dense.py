@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from studio.late import torch
 from studio.linalg import Pair, truncate_dense
-from studio.merging.registry import Help, Merged, Range
+from studio.merging.registry import Draw, Help, Merged, Range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-OUTPUT_RANK = (Range(1, 512, 1, auto=0), Help("Rank of the result; 0 takes the sum of the sources' ranks."))
+OUTPUT_RANGE = Range(1, 512, 1, auto=0)
+OUTPUT_HELP = Help("Rank of the result; 0 takes the sum of the sources' ranks.")
 Take = Callable[[int], "Tensor"]
 
 
@@ -58,3 +60,15 @@ def elect(take: Take, weights: Tensor) -> Tensor:
         total += torch.where(agrees, value, 0.0)
         count += agrees
     return total / count.clamp_min(1)
+
+
+def coins(like: Tensor, draw: Draw, i: int) -> Tensor:
+    """Uniform random numbers for source `i`, of the shape of `like` (modules, rows, columns).
+
+    Each module has a stream of its own, so that the result does not depend on which modules are merged together.
+    """
+    shape = like.shape[-2:]
+    streams = [f"{draw.seed}/{i}/{name}".encode() for name in draw.modules]
+    seeds = [int.from_bytes(blake2b(stream, digest_size=7).digest(), "big") for stream in streams]
+    drawn = [torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(like.device).reshape(like.shape)

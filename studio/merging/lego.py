@@ -45,9 +45,12 @@ def lego(
     parameter_reweighting: Annotated[
         bool, Help("Give each centroid the mean norm of its members, which averaging shrinks.", advanced=True)
     ] = True,
-    q: Annotated[Norm, Help("The norm used for that: inf as in the public implementations, or 2.", "Norm q", advanced=True)] = "inf",
+    q: Annotated[
+        Norm, Help("The norm used for that: inf as in the public implementations, or 2.", "Norm q", advanced=True)
+    ] = "inf",
     output_reweighting: Annotated[
-        bool, Help("Scale the result by sqrt(r_ref / k), so that its output varies as much as a source's.", advanced=True)
+        bool,
+        Help("Scale the result by sqrt(r_ref / k), so that its output varies as much as a source's.", advanced=True),
     ] = True,
     r_ref: Annotated[
         float,
@@ -61,7 +64,9 @@ def lego(
         Form,
         Help("raw: the rows as trained, as published. canonical: singular directions, free of training luck."),
     ] = "raw",
-    restarts: Annotated[int, Range(1, 50, 1), Help("Runs of k-means; the one with the lowest inertia is kept.", advanced=True)] = 10,
+    restarts: Annotated[
+        int, Range(1, 50, 1), Help("Runs of k-means; the one with the lowest inertia is kept.", advanced=True)
+    ] = 10,
 ) -> Merged:
     """Clusters the rank-one units of all sources and builds the merge from the centres; prunes a single adapter too."""
     pool = pool_of(pairs, weights, form)

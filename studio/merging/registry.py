@@ -113,7 +113,7 @@ class Laws:
     """What a method promises; the contract tests hold it to each.
 
     `identity`: one source at weight 1 comes back equal. `order`: the order of sources does not matter. `exact`: the
-    result is the weighted sum itself. `gauge`: (B R^-1)(R A) gives the same result as B A. `homogeneous`: weights times c,
+    result is the weighted sum itself. `gauge`: (B R^-1)(R A) gives the result of B A. `homogeneous`: weights times c,
     result times c.
     """
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from studio.merging.cat import weighted
-from studio.merging.dense import OUTPUT_RANK, elect, refit, threshold, trim
+from studio.merging.dense import OUTPUT_HELP, OUTPUT_RANGE, elect, refit, threshold, trim
 from studio.merging.registry import Help, Laws, Merged, Range, method
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def ties(
     density: Annotated[
         float, Range(0.01, 1, 0.01), Help("Share of each delta's entries that stays, the largest first.")
     ] = 0.5,
-    rank: Annotated[int, *OUTPUT_RANK] = 0,
+    rank: Annotated[int, OUTPUT_RANGE, OUTPUT_HELP] = 0,
 ) -> Merged:
     """Keeps each delta's largest entries, lets them vote on a sign, and averages the ones that agree.
 

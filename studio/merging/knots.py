@@ -1,0 +1,113 @@
+"""KnOTS and core space: methods that compare entry by entry, in a basis where the sources are aligned.
+
+Both work in the span of the sources, a few dozen dimensions, and so need no dense delta and no truncation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from studio.late import torch
+from studio.linalg import Pair
+from studio.merging.cat import weighted
+from studio.merging.dense import coins, elect, threshold, trim, weighted_sum
+from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Combine = Literal["ties", "dare", "sum"]
+_DENSITY = (Range(0.01, 1, 0.01), Help("Share of each source's coordinates that stays."))
+_COMBINE = Help("How the aligned coordinates are joined: sign election, random drop, or the exact sum.")
+_TINY = 1e-12  # directions below this share of the largest are rounding
+
+
+@method(
+    title="KnOTS: align, then vote",
+    source="Stoica et al. 2024, arXiv 2410.19735; low-rank route of spec merging 4",
+    laws=Laws(order=False),
+    default_weight="one",
+)
+def knots(
+    pairs: Sequence[Pair],
+    weights: Tensor,
+    *,
+    draw: Draw,
+    density: Annotated[float, _DENSITY[0], _DENSITY[1]] = 1.0,
+    combine: Annotated[Combine, _COMBINE] = "ties",
+) -> Merged:
+    """Writes all deltas in one common output basis, the left singular vectors of them side by side, and merges there.
+
+    A source alone comes back whole.
+    """
+    if len(pairs) == 1:
+        return Merged(weighted(pairs, weights))
+    wide = [pair.double() for pair in pairs]
+    left, pieces = _aligned(wide)
+    merged = _joined(pieces, weights.double(), density, combine, draw)
+    return Merged(Pair(merged, left).single())
+
+
+@method(
+    title="Core space: vote in a small square",
+    source="core-space merging as described in spec merging 4",
+    laws=Laws(order=False),
+    default_weight="one",
+)
+def core(
+    pairs: Sequence[Pair],
+    weights: Tensor,
+    *,
+    draw: Draw,
+    density: Annotated[float, _DENSITY[0], _DENSITY[1]] = 0.5,
+    combine: Annotated[Combine, _COMBINE] = "ties",
+) -> Merged:
+    """Writes every delta as a small matrix between a common output and a common input basis, and merges those.
+
+    A source alone comes back whole.
+    """
+    if len(pairs) == 1:
+        return Merged(weighted(pairs, weights))
+    wide = [pair.double() for pair in pairs]
+    left, pieces = _aligned(wide)
+    right, _ = _aligned([Pair(pair.B.mT, pair.A.mT) for pair in wide])
+    merged = _joined([piece @ right for piece in pieces], weights.double(), density, combine, draw)
+    return Merged(Pair(merged @ right.mT, left).single())
+
+
+def _aligned(pairs: Sequence[Pair]) -> tuple[Tensor, list[Tensor]]:
+    """The common output basis U (..., d_out, m) and the coordinates U^T dW_i (..., m, d_in) of each delta.
+
+    U are the left singular vectors of [dW_1 ... dW_N]: QR of [B_1 ... B_N] gives Q and R_i, and the eigenvectors E of
+    sum_i C_i C_i^T with C_i = R_i A_i turn Q into U = Q E. It depends on the deltas alone, not on their factors; its
+    signs are fixed by the largest entry of each column.
+    """
+    q, r = torch.linalg.qr(torch.cat([pair.B for pair in pairs], -1))
+    spans = torch.split(r, [pair.rank for pair in pairs], -1)
+    inside = [span @ pair.A for span, pair in zip(spans, pairs, strict=True)]
+    values, vectors = torch.linalg.eigh(sum(piece @ piece.mT for piece in inside))
+    live = values > _TINY * values[..., -1:].clamp_min(0)
+    vectors = vectors * live[..., None, :]
+    basis = q @ vectors
+    peak = basis.gather(-2, basis.abs().argmax(-2, keepdim=True))
+    sign = torch.where(peak < 0, -1.0, 1.0).to(basis)
+    return basis * sign, [(vectors * sign).mT @ piece for piece in inside]
+
+
+def _joined(pieces: Sequence[Tensor], weights: Tensor, density: float, combine: Combine, draw: Draw) -> Tensor:
+    if combine == "sum":
+        return weighted_sum(pieces.__getitem__, weights)
+    if combine == "dare":
+        return weighted_sum(partial(_dropped, pieces, density, draw), weights)
+    smallest = [threshold(piece, density) for piece in pieces]
+    return elect(partial(_trimmed, pieces, smallest), weights)
+
+
+def _trimmed(pieces: Sequence[Tensor], smallest: Sequence[Tensor], i: int) -> Tensor:
+    return trim(pieces[i], smallest[i])
+
+
+def _dropped(pieces: Sequence[Tensor], density: float, draw: Draw, i: int) -> Tensor:
+    return torch.where(coins(pieces[i], draw, i) < density, pieces[i] / density, 0.0)
