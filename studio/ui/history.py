@@ -79,11 +79,12 @@ class HistoryPanel:
 
     def components(self) -> list[Any]:
         """Controls that the recipe sets."""
-        return [self.note, self.name, self.download, self.exported, self.versions]
+        return [self.preset, self.note, self.name, self.download, self.exported, self.versions]
 
     def controls(self, desk: Desk) -> dict[Any, Any]:
         """Name and versions; an export made before belongs to what was before."""
         return {
+            self.preset: dict(preset_choices()).get(desk.recipe.name),
             self.note: escape(desk.recipe.note),
             self.name: desk.recipe.name or "merge",
             self.download: gr.update(visible=False),
