@@ -13,8 +13,8 @@ from studio import preflight
 from studio.adapter import Adapter, LoraModule
 from studio.errors import Cancelled, CannotMerge
 from studio.late import torch
-from studio.linalg import Pair, gram, inner, stack
-from studio.merging.registry import Draw, Merged, Method, Value
+from studio.linalg import Pair, inner
+from studio.merging.registry import Draw, Method, Value
 from studio.merging.stacks import Stack, parts, stacks
 from studio.recipe import Recipe, UnitEdits
 from studio.report import ModuleReport, Report, SourceReport
@@ -47,9 +47,9 @@ class Sources:
 
     @cached_property
     def small(self) -> bool:
-        """Whether all factors together fit the budget, so that they can be kept."""
+        """Whether all factors, and what is computed of them once in float64, fit the budget, so that they are kept."""
         modules = [module for adapter in self.adapters for module in adapter.modules.values()]
-        return sum(8 * module.rank * (module.d_in + module.d_out) for module in modules) <= self.budget
+        return sum((4 + 8 + 8) * module.rank * (module.d_in + module.d_out) for module in modules) <= self.budget
 
     @cached_property
     def _kept(self) -> tuple[Stack, ...]:
@@ -179,11 +179,11 @@ class _Work:
         draw = {"draw": Draw(self.recipe.seed, part.names)} if self.method.draws else {}
         merged = self.method.run(part.pairs, weights.float(), **self.knobs, **draw)
         pair = merged.pair if self.recipe.scale == 1 else merged.pair.scaled(self.recipe.scale)
-        products = gram(part.pairs)
         index = torch.tensor(part.sources)
-        self.gram[index[:, None], index] += products.sum(0)
+        self.gram[index[:, None], index] += part.pairs.products.sum(0)
         self._keep(part, pair)
-        self.rows += _module_reports(part, weights * self.recipe.scale, pair, merged, products, self._names())
+        sizes = _sizes(part, weights * self.recipe.scale, pair, is_sum=self.method.laws.exact)
+        self.rows += _module_reports(part, sizes, pair.rank, merged.kept, self._names())
 
     def _keep(self, part: Stack, pair: Pair) -> None:
         a, b, like = pair.A.float().numpy(), pair.B.float().numpy(), part.like
@@ -199,23 +199,34 @@ class _Work:
         return [adapter.name for adapter in self.sources.adapters]
 
 
+class _Sizes(NamedTuple):
+    """Per module: squared norm of the exact weighted sum, squared norm of the result, their inner product."""
+
+    before: Tensor
+    after: Tensor
+    dot: Tensor
+
+
+def _sizes(part: Stack, weights: Tensor, pair: Pair, *, is_sum: bool) -> _Sizes:
+    before = (weights[:, None] @ part.pairs.products @ weights[..., None])[:, 0, 0].clamp_min(0)
+    if is_sum:  # the method's law, which the contract tests hold it to
+        return _Sizes(before, before, before)
+    wide = pair.double()
+    return _Sizes(before, inner(wide, wide).clamp_min(0), (part.pairs.inner_with(wide) * weights).sum(-1))
+
+
 def _module_reports(
-    part: Stack, weights: Tensor, pair: Pair, merged: Merged, products: Tensor, names: Sequence[str]
+    part: Stack, sizes: _Sizes, rank: int, kept: Tensor | None, names: Sequence[str]
 ) -> list[ModuleReport]:
-    wide = stack([p.double().scaled(weights[..., i]) for i, p in enumerate(part.pairs)])
-    before = inner(wide, wide).clamp_min(0).sqrt()
-    after = inner(pair.double(), pair.double()).clamp_min(0).sqrt()
-    dot = inner(pair.double(), wide)
-    sizes = before * after
-    cosine = torch.where(sizes > 0, dot / sizes.clamp_min(1e-300), math.nan).clamp(-1, 1)
-    kept = torch.ones_like(before) if merged.kept is None else merged.kept
-    overlap = _overlap(products)
+    before, after = sizes.before.sqrt(), sizes.after.sqrt()
+    both = before * after
+    cosine = torch.where(both > 0, sizes.dot / both.clamp_min(1e-300), math.nan).clamp(-1, 1)
+    kept = torch.ones_like(before) if kept is None else kept.clamp_max(1.0)
     ranks = {names[i]: p.rank for i, p in zip(part.sources, part.pairs, strict=True)}
-    columns = zip(part.names, before.tolist(), after.tolist(), cosine.tolist(), kept.tolist(), overlap, strict=True)
-    d_out, d_in = part.like.shape
+    values = (before.tolist(), after.tolist(), cosine.tolist(), kept.tolist(), _overlap(part.pairs.products))
     return [
-        ModuleReport(name, d_out, d_in, ranks, pair.rank, b, n, None if math.isnan(c) else c, min(k, 1.0), o)
-        for name, b, n, c, k, o in columns
+        ModuleReport(name, *part.like.shape, ranks, rank, b, n, None if math.isnan(c) else c, k, o)
+        for name, b, n, c, k, o in zip(part.names, *values, strict=True)
     ]
 
 

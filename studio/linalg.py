@@ -7,6 +7,7 @@ Decompositions run in float64: the cores are R x R, and half of the trouble of p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -65,17 +66,75 @@ def inner(p: Pair, q: Pair) -> Tensor:
     return ((p.A @ q.A.mT) * (p.B.mT @ q.B)).sum((-2, -1))
 
 
-def gram(pairs: Sequence[Pair]) -> Tensor:
-    """All inner products, (..., N, N) in float64."""
-    wide = stack(pairs).double()
-    products = (wide.A @ wide.A.mT) * (wide.B.mT @ wide.B)
-    owner = torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor([pair.rank for pair in pairs]))
-    members = torch.nn.functional.one_hot(owner, len(pairs)).to(products)
-    return members.mT @ products @ members
+class Pairs(tuple[Pair, ...]):
+    """The sources of a module, or of a batch of like ones. What no weight changes is computed once, in float64."""
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> Pairs:
+        """The same pairs, and what was computed of them if anything was."""
+        return pairs if isinstance(pairs, cls) else cls(pairs)
+
+    @property
+    def ranks(self) -> list[int]:
+        """The rank of each."""
+        return [pair.rank for pair in self]
+
+    @cached_property
+    def wide(self) -> Pair:
+        """All of them stacked."""
+        return stack(self).double()
+
+    @cached_property
+    def unit_grams(self) -> tuple[Tensor, Tensor]:
+        """Inner products of all rows of A, and of all columns of B, (..., R, R) with R = sum(r_i)."""
+        return self.wide.A @ self.wide.A.mT, self.wide.B.mT @ self.wide.B
+
+    @cached_property
+    def products(self) -> Tensor:
+        """All inner products between the deltas, (..., N, N)."""
+        of_a, of_b = self.unit_grams
+        return self._by_source(self._by_source(of_a * of_b).mT)
+
+    @cached_property
+    def canonical(self) -> Pairs:
+        """The same deltas in canonical form, float32."""
+        return Pairs(canonical(pair).single() for pair in self)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Orthonormal bases of all their outputs and inputs."""
+        q_b, r_b = torch.linalg.qr(self.wide.B)
+        q_a, r_a = torch.linalg.qr(self.wide.A.mT)
+        return Frame(q_b, r_b, q_a, r_a)
+
+    def per_unit(self, values: Tensor) -> Tensor:
+        """Something of each source (..., N), repeated for each of its units (..., R) in float64."""
+        return values.double().repeat_interleave(torch.tensor(self.ranks, device=values.device), -1)
+
+    def inner_with(self, p: Pair) -> Tensor:
+        """Inner products of another delta with each of these, (..., N)."""
+        p = p.double()
+        return self._by_source(((p.A @ self.wide.A.mT) * (p.B.mT @ self.wide.B)).sum(-2))
+
+    def _by_source(self, units: Tensor) -> Tensor:
+        """Sums over the units of each source, along the last dimension: (..., sum(r_i)) to (..., N)."""
+        return torch.stack([own.sum(-1) for own in torch.split(units, self.ranks, -1)], -1)
+
+
+class Frame(NamedTuple):
+    """Reduced QR of stacked factors: B = Q_b R_b and A^T = Q_a R_a."""
+
+    Q_b: Tensor
+    R_b: Tensor
+    Q_a: Tensor
+    R_a: Tensor
 
 
 class Spectrum(NamedTuple):
-    """A thin singular value decomposition: U (..., d_out, n), S (..., n) descending, V (..., d_in, n)."""
+    """A thin singular value decomposition: U (..., d_out, n), S (..., n) descending, V (..., d_in, n).
+
+    S may be longer than U and V have columns.
+    """
 
     U: Tensor
     S: Tensor
@@ -94,11 +153,20 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(pair: Pair) -> Spectrum:
-    """SVD of B @ A by QR of the factors and an SVD of the small core; exact, float64 (spec merging 0, tool 2)."""
-    q_b, r_b = torch.linalg.qr(pair.B.double())
-    q_a, r_a = torch.linalg.qr(pair.A.double().mT)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.mT, full_matrices=False)
-    return Spectrum(q_b @ u, s, q_a @ vh.mT)
+    """SVD of B @ A, exact, float64; see `spectrum_of_sum`."""
+    return spectrum_of_sum(Pairs((pair,)), torch.ones(1))
+
+
+def spectrum_of_sum(pairs: Sequence[Pair], weights: Tensor, directions: int | None = None) -> Spectrum:
+    """SVD of sum_i w_i B_i A_i by QR of the factors and an SVD of the small core (spec merging 0, tool 2).
+
+    Exact, in float64; `weights` is (..., N). With `directions`, only that many singular vectors, but all values.
+    """
+    pairs = Pairs.of(pairs)
+    q_b, r_b, q_a, r_a = pairs.frame
+    core = (r_b * pairs.per_unit(weights)[..., None, :]) @ r_a.mT
+    u, s, vh = torch.linalg.svd(core, full_matrices=False)
+    return Spectrum(q_b @ u[..., :directions], s, q_a @ vh.mT[..., :directions])
 
 
 def canonical(pair: Pair) -> Pair:

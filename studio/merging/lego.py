@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from studio.late import torch
-from studio.linalg import Pair, canonical, stack
+from studio.linalg import Pair, Pairs, stack
 from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
 from studio.units.cluster import kmeans
 
@@ -80,7 +80,7 @@ def lego(
 
 def pool_of(pairs: Sequence[Pair], weights: Tensor, form: Form) -> Pool:
     """The units of all sources, weights inside: the root of |w| in both halves and its sign in b."""
-    chosen = [canonical(pair).single() if form == "canonical" else pair for pair in pairs]
+    chosen = Pairs.of(pairs).canonical if form == "canonical" else pairs
     return Pool(*stack([pair.scaled(weights[..., i]) for i, pair in enumerate(chosen)]))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from studio.adapter import Adapter, LoraModule
 from studio.errors import CannotMerge
 from studio.late import torch
-from studio.linalg import Pair, canonical
+from studio.linalg import Pair, Pairs, canonical
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class Stack:
 
     names: tuple[str, ...]
     sources: tuple[int, ...]
-    pairs: tuple[Pair, ...]
+    pairs: Pairs
     like: LoraModule
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class Stack:
     def part(self, rows: Sequence[int], columns: Sequence[int]) -> Stack:
         """Some of the modules, and some of the sources."""
         index = torch.as_tensor(list(rows))
-        pairs = tuple(Pair(self.pairs[j].A[index], self.pairs[j].B[index]) for j in columns)
+        pairs = Pairs(Pair(self.pairs[j].A[index], self.pairs[j].B[index]) for j in columns)
         return Stack(tuple(self.names[i] for i in rows), tuple(self.sources[j] for j in columns), pairs, self.like)
 
 
@@ -97,11 +97,11 @@ def parts(stack: Stack, weights: Tensor, edits: Sequence[UnitEdits]) -> Iterator
 
 def _edited(part: Stack, edits: Sequence[UnitEdits]) -> Stack:
     name = part.names[0]
-    pairs = [
+    pairs = Pairs(
         edits[source].apply(name, pair) if edits[source].touches(name) else pair
         for source, pair in zip(part.sources, part.pairs, strict=True)
-    ]
-    return Stack(part.names, part.sources, tuple(pairs), part.like)
+    )
+    return Stack(part.names, part.sources, pairs, part.like)
 
 
 def _shape(name: str, adapters: Sequence[Adapter]) -> _Shape:
@@ -126,7 +126,7 @@ def _bytes(shape: _Shape, dense: bool) -> int:
 
 def _gather(names: Sequence[str], shape: _Shape, adapters: Sequence[Adapter]) -> Stack:
     sources = tuple(i for i, _ in shape.ranks)
-    pairs = tuple(_pair([adapters[i].modules[name] for name in names]) for i in sources)
+    pairs = Pairs(_pair([adapters[i].modules[name] for name in names]) for i in sources)
     return Stack(tuple(names), sources, pairs, adapters[sources[0]].modules[names[0]])
 
 

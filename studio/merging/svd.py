@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from studio.linalg import Pair, spectrum
-from studio.merging.cat import weighted
+from studio.linalg import Pair, spectrum_of_sum
 from studio.merging.registry import Help, Laws, Merged, Range, method
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ def svd(
     ] = 0,
 ) -> Merged:
     """The best approximation of the weighted sum at a chosen rank; the report says how much energy it keeps."""
-    found = spectrum(weighted(pairs, weights))
-    rank = min(rank or max(pair.rank for pair in pairs), found.S.shape[-1])
+    rank = rank or max(pair.rank for pair in pairs)
+    found = spectrum_of_sum(pairs, weights, rank)
+    rank = min(rank, found.S.shape[-1])
     return Merged(found.pair(rank).single(), found.kept(rank))
