@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TINY = 1e-9  # singular values below this share of the largest are rounding
+_ALIKE = 1e-5  # directions that differ by less than float32 factors can tell count as one
 
 
 @method(
@@ -59,15 +60,22 @@ def iso(
 
 
 def _top(pair: Pair, triples: int, room: int) -> Spectrum:
+    """The strongest directions; those without strength, as of an untrained source, are zero and push nobody away."""
     found = spectrum(pair)
     count = min(triples, room, found.S.shape[-1])
-    return Spectrum(found.U[..., :count], found.S[..., :count], found.V[..., :count])
+    s = found.S[..., :count]
+    live = (_TINY * found.S[..., :1] < s).to(s)[..., None, :]
+    return Spectrum(found.U[..., :count] * live, s, found.V[..., :count] * live)
 
 
 def _polar(directions: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal columns: U = P D Q^T becomes P Q^T; columns that are alike share a plane."""
-    p, _, qh = torch.linalg.svd(directions, full_matrices=False)
-    nearest: Tensor = p @ qh
+    """The nearest matrix with orthonormal columns: U = P D Q^T becomes P Q^T.
+
+    Columns that are alike share one direction: where D is zero, P is arbitrary and left out.
+    """
+    p, d, qh = torch.linalg.svd(directions, full_matrices=False)
+    live = (_ALIKE * d[..., :1] < d).to(d)
+    nearest: Tensor = (p * live[..., None, :]) @ qh
     return nearest
 
 
