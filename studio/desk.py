@@ -9,19 +9,20 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from studio.adapter import Adapter
 from studio.compose import Composition, Sources, compose, renamed_apart
-from studio.errors import BadRecipe, LoomError
+from studio.errors import BadRecipe, Cancelled, LoomError
 from studio.formats import Inspection, inspect
 from studio.recipe import Recipe, Source
 from studio.sources import open_source, pinned
 from studio.units.pool import Scope, layer_of, natural
 from studio.units.table import Units, units_of
 
-MAX_SOURCES = 12  # sliders on the page; the command line takes any number
+MAX_SOURCES = 16  # sliders on the page; the command line takes any number
 _KEPT_STEPS = 200
 Made = TypeVar("Made")
 
@@ -83,6 +84,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
+        self._reading = threading.Lock()
         self._opened: dict[str, Entry] = {}
         self._kept: dict[str, tuple[Any, Any]] = {}
         self._exports: tempfile.TemporaryDirectory[str] | None = None
@@ -122,13 +124,37 @@ class Desk:
             made = lambda: Sources(tuple(e.adapter for e in entries), hashes=tuple(e.sha256 for e in entries))  # noqa: E731
             return self.kept("sources", key, made)
 
-    def units(self) -> Units:
-        """The units of the library in the view's form and scope, kept while those stay the same."""
+    def units(self, on_step: Callable[[int, int, str], None] | None = None) -> Units:
+        """The units of the library in the view's form and scope, kept while those stay the same.
+
+        Reading them can take minutes for many large adapters: a change of what is shown stops it with `Cancelled`.
+        """
         with self.lock:
-            sources, view = self.sources(), self.recipe.view
-            key = (id(sources), view.form, view.scope)
-            made = lambda: units_of(sources.adapters, form=view.form, scope=self.scope())  # noqa: E731
-            return self.kept("units", key, made)
+            key, sources, form, scope = self._units_key(), self.sources(), self.recipe.view.form, self.scope()
+        with self._reading:
+            found = self.units_at_hand()
+            if found is None:
+                step = partial(self._read_step, key, on_step)
+                found = units_of(sources.adapters, form=form, scope=scope, on_step=step)
+                self._kept["units"] = (key, found)
+            return found
+
+    def units_at_hand(self) -> Units | None:
+        """The units if they have been read already."""
+        held = self._kept.get("units")
+        return held[1] if held is not None and held[0] == self._units_key() else None
+
+    def _units_key(self) -> tuple[Any, ...]:
+        with self.lock:
+            return id(self.sources()), self.recipe.view.form, self.recipe.view.scope
+
+    def _read_step(
+        self, key: tuple[Any, ...], on_step: Callable[[int, int, str], None] | None, done: int, total: int
+    ) -> None:
+        if key != self._units_key():
+            raise Cancelled("The map shows something else by now")
+        if on_step is not None:
+            on_step(done, total, "")
 
     def scope(self) -> Scope:
         """The view's scope; one that no adapter has any more is everything."""
@@ -174,10 +200,10 @@ class Desk:
 
     def add(self, source: Source) -> Entry:
         """Open an adapter and put it on the desk. Raises `LoomError` for what cannot be opened or is there already."""
+        entry = self._open(source)  # not under the lock: a download must not hold up the page
         with self.lock:
             if len(self.recipe.sources) >= MAX_SOURCES:
                 raise LoomError(f"The desk holds {MAX_SOURCES} adapters", next="remove one, or use the command line")
-            entry = self._open(source)
             if any(entry.sha256 and entry.sha256 == other.sha256 for other in self.entries):
                 raise LoomError(f"{entry.adapter.name} is on the desk already", "its weights are the same file")
             sources = [*self.recipe.model_dump()["sources"], entry.source.model_dump()]
@@ -231,8 +257,9 @@ class Desk:
 
     def scale_units(self, ids: Sequence[int], factor: float, label: str) -> Recipe:
         """Set the factor of some units of the map (0 mutes, 1 restores)."""
+        table = self.units().table  # before the lock: reading them may take long
         with self.lock:
-            table, sources = self.units().table, list(self.recipe.model_dump()["sources"])
+            sources = list(self.recipe.model_dump()["sources"])
             for unit in ids:
                 edits = sources[table.adapter[unit]]["units"]
                 if edits["scale"] and edits["form"] != table.form:

@@ -13,7 +13,7 @@ class LoomError(Exception):
     """
 
     def __init__(self, what: str, why: str = "", next: str = "") -> None:
-        self.what, self.why, self.next = what.rstrip("."), why.rstrip("."), next.rstrip(".")
+        self.what, self.why, self.next = (_sentence(part) for part in (what, why, next))
         super().__init__(" ".join(part + "." for part in (self.what, self.why, self.next) if part))
 
 
@@ -39,3 +39,10 @@ class NotAtHand(LoomError):
 
 class Cancelled(LoomError):
     """The person stopped the work; nothing was written."""
+
+
+def _sentence(text: str) -> str:
+    """The text without its full stop, its first letter a capital unless the first word is a name (`a.b`, `k_proj`)."""
+    text = text.rstrip(".")
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text

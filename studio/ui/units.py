@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 
 from studio.desk import Desk
-from studio.errors import LoomError
+from studio.errors import Cancelled, LoomError
 from studio.late import torch
 from studio.ui.layouts import Layouts
 from studio.ui.map import COLOURS, centroid_payload, map_payload, muted_payload, picked_ids, unit_map
@@ -21,6 +21,7 @@ _LISTED = 200  # selected units in the table under the map
 _ALL = "all"
 _HINT = "Lasso or click units to act on them."
 _POLL = 0.1  # seconds
+_PATIENCE = 0.4  # seconds until the map shows that it is reading
 
 
 class UnitsPanel:
@@ -139,17 +140,24 @@ class UnitsPanel:
         if not desk.recipe.sources:
             yield gr.update(value=None, centroids=False, muted=False, picked=[], note="")
             return
-        units = desk.units()
+        job = Job(desk.units)
+        while not job.wait(_PATIENCE):
+            done, total, _ = job.progress
+            yield gr.update(note=f"Reading the units: {done} of {total or '?'} modules…")
+        try:
+            units = job.result()
+        except Cancelled:
+            return
         colour = "type" if desk.recipe.view.colour == "module" else desk.recipe.view.colour
         if not self.layouts.has(units):
             said = f"PCA. {self.shared.warm.said() or 'UMAP is on its way…'}"
             yield gr.update(value=self.picture(desk, units), colour=colour, picked=[], note=said, **self.moving(desk))
             job = Job(partial(self.layouts.make, units))
             while not job.wait(_POLL):
-                if desk.units() is not units:  # the map shows something else by now
+                if desk.units_at_hand() is not units:  # the map shows something else by now
                     return
             job.result()
-        if desk.units() is units:
+        if desk.units_at_hand() is units:
             yield gr.update(
                 value=self.picture(desk, units), colour=colour, picked=[], note=_counted(units), **self.moving(desk)
             )
@@ -170,8 +178,8 @@ class UnitsPanel:
 
     def moving(self, desk: Desk) -> dict[str, Any]:
         """What an edit moves: muted units, and the centroids where the method or the colour asks for clusters."""
-        units = desk.units()
-        if not len(units.table):
+        units = desk.units_at_hand()
+        if units is None or not len(units.table):
             return {}
         rows = drawn(units.table.energy)
         factors = np.array(desk.factors(), np.float32)
@@ -188,7 +196,7 @@ class UnitsPanel:
     def on_pick(self, token: str, event: gr.EventData) -> list[Any]:
         """Units were picked on the map."""
         desk = self.shared.desk(token)
-        rows = drawn(desk.units().table.energy)
+        rows = drawn(_shown(desk).table.energy)
         picked = picked_ids(event, len(rows))
         desk.selection = tuple(int(rows[i]) for i in picked)
         return [gr.update(picked=list(picked)), *self.listing(desk)]
@@ -238,9 +246,10 @@ class UnitsPanel:
 
     def listing(self, desk: Desk) -> list[Any]:
         """The selection in words and as a table."""
-        table, chosen = desk.units().table, desk.selection
+        chosen = desk.selection
         if not chosen:
             return [_HINT, []]
+        table = _shown(desk).table
         factors = desk.factors()
         energy = sum(float(table.energy[unit]) for unit in chosen)
         rows = [
@@ -268,6 +277,13 @@ def clusters_of(desk: Desk, units: Units, factors: np.ndarray[Any, Any]) -> np.n
     own = torch.from_numpy(weights[table.adapter, table.module] * factors)
     labels = cluster_units(units.grams, len(table), k, weights=own, seed=recipe.seed).numpy()
     return np.where(own.numpy() == 0, -1, labels)
+
+
+def _shown(desk: Desk) -> Units:
+    units = desk.units_at_hand()
+    if units is None:
+        raise LoomError("The map is still being drawn", next="wait until its units are there")
+    return units
 
 
 def _groups(units: Units, labels: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
