@@ -26,7 +26,7 @@ def token(page: Page, tmp_path: Path) -> str:
     token, desk, _ = page.shared.rooms.enter(None)
     for seed, name in enumerate(("one", "two")):
         page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed)))
-    assert len(desk.entries) == 2
+    assert len(desk.units().table.adapters) == 2  # the map has been drawn
     return token
 
 
