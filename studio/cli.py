@@ -24,7 +24,7 @@ FORMATS = ("peft",)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; expected trouble is one line on stderr and status 1, wrong usage status 2."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_with_negative_weights(sys.argv[1:] if arguments is None else arguments))
     try:
         status: int = options.run(options)
     except LoomError as error:
@@ -53,6 +53,17 @@ def _defect(error: Exception) -> int:
     return _fail(
         f"A defect in the studio: {type(error).__name__}: {error}. Set LOOM_DEBUG=1 to see where, and please report it."
     )
+
+
+def _with_negative_weights(arguments: Sequence[str]) -> list[str]:
+    """`--weights -1,2` as `--weights=-1,2`: argparse would take a list that begins with a minus for an option."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] == "--weights":
+            found[-1] = f"--weights={argument}"
+        else:
+            found.append(argument)
+    return found
 
 
 class _Parser(argparse.ArgumentParser):
@@ -171,6 +182,7 @@ def _shown(knob: Knob) -> str:
 def _merge(options: argparse.Namespace) -> int:
     from studio.compose import compose
     from studio.export import export
+    from studio.recipe import placed
     from studio.sources import open_sources
 
     recipe = _recipe(options)
@@ -180,7 +192,7 @@ def _merge(options: argparse.Namespace) -> int:
     composition = compose(recipe, sources, on_step=progress)
     written = export(composition, recipe, options.out, format=options.format, dtype=options.dtype)
     if options.save_recipe:
-        recipe.save(options.save_recipe)
+        placed(recipe, options.save_recipe.parent, for_others=False).save(options.save_recipe)
     print(json.dumps(composition.report.to_json(), indent=1) if options.json else _summary(composition.report, written))
     return 0
 

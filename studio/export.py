@@ -7,28 +7,30 @@ from pathlib import Path
 from studio import __version__
 from studio.compose import Composition
 from studio.formats import save_adapter
+from studio.formats.names import hub_id_or_none
 from studio.formats.safetensors_file import SaveDtype
-from studio.recipe import Recipe
+from studio.recipe import Recipe, placed
 from studio.report import Report
 
 
 def export(
     composition: Composition, recipe: Recipe, out: Path, *, format: str = "peft", dtype: SaveDtype = "float32"
 ) -> Path:
-    """Write the adapter to a folder or a .zip.
+    """Write the adapter to a folder or a .zip, with the recipe as one who unpacks it there must read it.
 
     Raises `LoomError` if what was read back differs from what was composed.
     """
     adapter, report = composition
+    carried = placed(recipe, out.with_suffix("") if out.suffix == ".zip" else out, for_others=True)
     return save_adapter(
-        adapter, out, format, dtype=dtype, recipe=recipe.to_yaml(), card=card(adapter.base, recipe, report)
+        adapter, out, format, dtype=dtype, recipe=carried.to_yaml(), card=card(adapter.base, recipe, report)
     )
 
 
 def card(base: str | None, recipe: Recipe, report: Report) -> str:
     """The model card: what was merged, how, with which numbers, and what to think of before publishing it."""
     rows = [
-        f"| {source.name} | {source.weight:g} | {source.norm:.4g} | {', '.join(map(str, source.ranks))} | "
+        f"| {_cell(source.name)} | {source.weight:g} | {source.norm:.4g} | {', '.join(map(str, source.ranks))} | "
         f"`{source.sha256[:16] if source.sha256 else 'not from a file'}` |"
         for source in report.sources
     ]
@@ -36,7 +38,7 @@ def card(base: str | None, recipe: Recipe, report: Report) -> str:
         "---",
         "library_name: peft",
         "tags: [lora, merge, lora-loom]",
-        *([f"base_model: {base}"] if base else []),
+        *([f"base_model: {known}"] if (known := hub_id_or_none(base)) else []),
         "---",
     ]
     to_sum = "-" if report.cosine_to_sum is None else f"{report.cosine_to_sum:.4f}"
@@ -44,7 +46,7 @@ def card(base: str | None, recipe: Recipe, report: Report) -> str:
         [
             *front,
             "",
-            f"# {recipe.name or 'A merged adapter'}",
+            f"# {_cell(recipe.name) or 'A merged adapter'}",
             "",
             recipe.note
             or f"Merged by LoRA Loom {__version__} with the method `{recipe.method}`; `recipe.yaml` repeats it.",
@@ -61,3 +63,8 @@ def card(base: str | None, recipe: Recipe, report: Report) -> str:
             "",
         ]
     )
+
+
+def _cell(name: str) -> str:
+    """A name from outside, on one line and without what ends a table's cell."""
+    return " ".join(name.split()).replace("|", "\\|")

@@ -15,7 +15,9 @@ _LOUD = 5.0  # one source this many times stronger than another drowns it
 def check(adapters: Sequence[Adapter], method: Method, *, other_bases: bool = False) -> tuple[str, ...]:
     """Raise `CannotMerge` for what cannot be right; return warnings for what may surprise. Reads no values."""
     if not adapters:
-        raise CannotMerge("There is nothing to merge", next="add an adapter")
+        raise CannotMerge(
+            "There is nothing to merge", "no adapter is given, or every weight is zero", "add one, or raise a weight"
+        )
     if method.max_sources and len(adapters) > method.max_sources:
         raise CannotMerge(
             f"{method.id} takes at most {method.max_sources} adapters, not {len(adapters)}",

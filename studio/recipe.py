@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
@@ -148,8 +149,14 @@ class Recipe(_Frozen):
         return parse({**self.model_dump(), **fields})
 
     def digest(self) -> str:
-        """SHA-256 of everything that decides the result; name, note and view do not."""
+        """SHA-256 of everything that decides the result; name, note and view do not.
+
+        Where a source lies decides nothing once its content is pinned, so a recipe may travel and keep its digest.
+        """
         content = self.model_dump(mode="json", exclude={"name", "note", "view"})
+        for source in content["sources"]:
+            if source["sha256"]:
+                source |= {"path": None, "hub": None, "revision": None}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
@@ -206,7 +213,39 @@ def _beside(recipe: Path, source: Source) -> Source:
     """The source with a relative path counted from the recipe's folder; `loom:` and `upload:` are no paths."""
     if source.path is None or _SCHEME.match(source.path):
         return source
-    return source.model_copy(update={"path": str(recipe.parent / source.path)})
+    return source.model_copy(update={"path": str(recipe.parent / Path(source.path).expanduser())})
+
+
+def placed(recipe: Recipe, folder: Path, *, for_others: bool) -> Recipe:
+    """The recipe as a file in `folder` must say it: paths counted from there, the inverse of what `load` does.
+
+    A way that leaves the person's own folders would show how their machine is laid out: it is written in full where
+    the recipe stays here, and as its bare last name in one `for_others`, who go by the SHA-256 anyway.
+    """
+    sources = tuple(_seen_from(folder, source, for_others) for source in recipe.sources)
+    base = Path(recipe.base).name if recipe.base and for_others and _is_absolute(recipe.base) else recipe.base
+    return recipe.model_copy(update={"sources": sources, "base": base})
+
+
+def _seen_from(folder: Path, source: Source, for_others: bool) -> Source:
+    if source.path is None or _SCHEME.match(source.path):
+        return source
+    there = Path(source.path).expanduser().resolve()
+    path = _way(folder.expanduser().resolve(), there) or (Path(there.name) if for_others else there)
+    return source.model_copy(update={"path": path.as_posix()})
+
+
+def _way(here: Path, there: Path) -> Path | None:
+    """The relative path, unless it climbs to the root or above the person's home."""
+    if here.anchor != there.anchor:
+        return None
+    shared = Path(os.path.commonpath([here, there]))
+    is_private = shared == Path(shared.anchor) or shared in Path.home().resolve().parents
+    return None if is_private else Path(os.path.relpath(there, here))
+
+
+def _is_absolute(path: str) -> bool:
+    return Path(path).expanduser().is_absolute() or PureWindowsPath(path).is_absolute()
 
 
 def _events(text: str) -> list[yaml.Event]:
