@@ -35,7 +35,7 @@ def test_a_method_says_what_it_is(found: Method) -> None:
 
 @pytest.mark.parametrize("found", methods().values(), ids=IDS)
 def test_an_unknown_knob_is_refused_by_name(found: Method) -> None:
-    with pytest.raises(BadRecipe, match="'loudness'"):
+    with pytest.raises(BadRecipe, match="(?i)'loudness'"):
         found.check({"loudness": 1})
 
 
@@ -62,7 +62,7 @@ def test_bounds_hold_the_default_and_themselves(knob: Knob) -> None:
 @pytest.mark.parametrize("knob", NUMERIC)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -1e9, "many", None, [], True, 10**400])
 def test_what_is_no_number_in_bounds_is_refused(knob: Knob, value: object) -> None:
-    with pytest.raises(BadRecipe, match=knob.name):
+    with pytest.raises(BadRecipe, match=f"(?i){knob.name}"):
         knob.check(value)
 
 
