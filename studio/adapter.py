@@ -14,7 +14,7 @@ from studio.errors import LoomError
 from studio.tensors import Array, TensorRef
 
 Level = Literal["note", "warn", "stop"]
-Kind = Literal["linear", "conv", "embedding"]
+Kind = Literal["linear", "conv", "embedding", "expert"]
 AnyFloats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -57,6 +58,12 @@ class TensorRef:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored; the number format says its bits in its name (F32, BF16, F8_E4M3)."""
+        bits = re.search(r"\d+", self.dtype)
+        return self.size * (int(bits[0]) if bits else 32) // 8
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorFile:
@@ -86,11 +93,7 @@ def open_tensors(path: Path, keep: object = None) -> TensorFile:
             "run `git lfs pull` in it, or download the file itself",
         )
     if head[:4] == b"GGUF":
-        raise Refused(
-            f"{path.name} is a GGUF file",
-            "GGUF adapters are not read here",
-            "use the PEFT folder that it was converted from",
-        )
+        raise Refused(f"{path.name} is a GGUF file", next="open it with studio.formats.open_adapter")
     if head[8:9] == b"{":  # asked first, as a header's length may look like any other magic number
         return open_safetensors(path, keep)
     if head[:4] == b"PK\x03\x04":
@@ -121,6 +124,11 @@ def open_safetensors(path: Path, keep: object = None) -> TensorFile:
         raise Refused(f"{path.name} names {len(header)} tensors", f"the limit is {_MAX_TENSORS}")
     start = 8 + length
     return TensorFile({key: _mapped_ref(path, start, entry, keep) for key, entry in header.items()}, metadata)
+
+
+def mapped(path: Path, dtype: str, offset: int, shape: tuple[int, ...], keep: object = None) -> TensorRef:
+    """A tensor of plain numbers at an offset of a file, read when it is asked for; dtype is safetensors' name."""
+    return TensorRef(shape, dtype, _Mapped(path, dtype, offset, shape, keep))
 
 
 def open_npz(path: Path, keep: object = None) -> TensorFile:
@@ -206,8 +214,7 @@ class _Member:
 
 
 def _mapped_ref(path: Path, start: int, entry: Mapping[str, Any], keep: object) -> TensorRef:
-    shape, dtype = tuple(entry["shape"]), entry["dtype"]
-    return TensorRef(shape, dtype, _Mapped(path, dtype, start + entry["data_offsets"][0], shape, keep))
+    return mapped(path, entry["dtype"], start + entry["data_offsets"][0], tuple(entry["shape"]), keep)
 
 
 def _npz_ref(path: Path, archive: zipfile.ZipFile, name: str, keep: object) -> TensorRef:

@@ -6,28 +6,59 @@ from pathlib import Path
 
 from studio.adapter import Adapter
 from studio.errors import MissingFile
-from studio.formats.bundle import open_bundle
+from studio.formats import embedded
+from studio.formats.bundle import Bundle, open_bundle, split_selection
 from studio.formats.export import save_adapter
 from studio.formats.inspection import Inspection, inspect
 from studio.formats.names import looks_like_id
 from studio.formats.registry import DIALECTS, detect, read_bundle
+from studio.formats.writers import WRITERS
 
-__all__ = ["DIALECTS", "Inspection", "detect", "inspect", "open_adapter", "read_bundle", "save_adapter"]
+__all__ = [
+    "DIALECTS",
+    "WRITERS",
+    "Inspection",
+    "detect",
+    "embedded_adapters",
+    "inspect",
+    "open_adapter",
+    "read_bundle",
+    "save_adapter",
+]
 
 
 def open_adapter(path: str | Path) -> Adapter:
     """Open a folder, a zip of one, a single weights file, or (as text) a Hub id `owner/name` that is no path here.
 
-    Values stay on disk until they are read. Raises `MissingFile` where nothing is, `Refused` for what is not a LoRA
-    adapter, `NotAtHand` where the Hub cannot be reached.
+    `path#name` opens one adapter of a file that holds several; see `embedded_adapters`. Values stay on disk until they
+    are read. Raises `MissingFile` where nothing is, `Refused` for what is not a LoRA adapter, `NotAtHand` where the Hub
+    cannot be reached.
     """
-    if isinstance(path, str) and looks_like_id(path) and not Path(path).exists():
+    try:
+        return read_bundle(_open(path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def embedded_adapters(path: str | Path) -> tuple[str, ...]:
+    """The names of the adapters inside a checkpoint, for `open_adapter(f"{path}#{name}")`; empty for one without names.
+
+    Reads headers alone; raises as `open_adapter` does.
+    """
+    try:
+        return embedded.names(_open(path).keys)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _open(path: str | Path) -> Bundle:
+    where, selected = split_selection(path)
+    if isinstance(path, str) and looks_like_id(str(where)) and not where.exists():
         from studio.hub import fetch
 
-        path = fetch(path)
-    path = Path(path).expanduser()
-    try:
-        return read_bundle(open_bundle(path))
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise MissingFile(f"{path} cannot be read", why, "check the path and its permissions") from error
+        where = fetch(str(where))
+    return open_bundle(where.expanduser(), selected)
+
+
+def _unreadable(path: str | Path, error: OSError) -> MissingFile:
+    return MissingFile(f"{path} cannot be read", error.strerror or str(error), "check the path and its permissions")

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import MissingFile, Refused
+from studio.formats.gguf_file import is_gguf, open_gguf
 from studio.tensors import TensorFile, TensorRef, open_tensors
 
 CONFIG = "adapter_config.json"
+_BASE_CONFIG = "config.json"
+_INDEX = ".safetensors.index.json"  # says which file of a sharded checkpoint holds which tensor
 # In the order of trust: a folder that holds several is read from the first.
 WEIGHT_NAMES = (
     "adapter_model.safetensors",
@@ -29,18 +32,20 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf")
 # What trainers leave beside a checkpoint's weights.
 _NO_WEIGHTS = ("optimizer", "scheduler", "rng_state", "random_states", "scaler", "training_args")
 _MAX_CONFIG_BYTES = 4 << 20
+_MAX_INDEX_BYTES = 64 << 20
 _MAX_UNPACKED = 16 << 30
 _MAX_ZIP_RATIO = 100  # weights hardly compress; even an untrained adapter, half of it zeros, stays far below
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """An adapter's files, opened but not yet understood."""
+    """An adapter's files, opened but not yet understood; `selected` names one of several adapters in them."""
 
     path: Path
     weights: Path
     file: TensorFile
     config: Mapping[str, Any] | None = None
+    selected: str | None = None
 
     @property
     def tensors(self) -> Mapping[str, TensorRef]:
@@ -56,6 +61,19 @@ class Bundle:
     def keys(self) -> tuple[str, ...]:
         """The tensor keys, in file order."""
         return tuple(self.file.tensors)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights file, or of the tensors taken out of a sharded checkpoint."""
+        if self.weights.name.endswith(_INDEX):
+            return sum(tensor.nbytes for tensor in self.tensors.values())
+        return self.weights.stat().st_size
+
+    @cached_property
+    def base_config(self) -> Mapping[str, Any]:
+        """The config.json of a base model beside the weights; empty where there is none."""
+        path = self.weights.parent / _BASE_CONFIG
+        return read_config(path) if path.is_file() else {}
 
     @property
     def name(self) -> str:
@@ -77,14 +95,48 @@ class Located:
     keep: tempfile.TemporaryDirectory[str] | None = None
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path, selected: str | None = None) -> Bundle:
     """Open an adapter's files; headers only, no values are read.
 
     Raises `MissingFile` where there is nothing, `Refused` where there is no adapter.
     """
     located = locate(path)
     config = read_config(located.config) if located.config else None
-    return Bundle(path, located.weights, open_tensors(located.weights, located.keep), config)
+    return Bundle(path, located.weights, _open_weights(located), config, selected)
+
+
+def split_selection(path: str | Path) -> tuple[Path, str | None]:
+    """A path and the adapter chosen in it: `checkpoint#vision`; a file whose own name holds a # is just that file."""
+    whole, mark, name = str(path).rpartition("#")
+    if not mark or not whole or not name or Path(path).exists():
+        return Path(path), None
+    return Path(whole), name
+
+
+def _open_weights(located: Located) -> TensorFile:
+    if located.weights.name.endswith(_INDEX):
+        return _open_shards(located.weights)
+    return open_gguf(located.weights) if is_gguf(located.weights) else open_tensors(located.weights, located.keep)
+
+
+def _open_shards(index: Path) -> TensorFile:
+    """The LoRA tensors of a sharded checkpoint; files that hold none are not touched."""
+    places = read_config(index, _MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(places, dict):
+        raise Refused(f"{index.name} has no weight_map", next="download the checkpoint again")
+    wanted = {key: place for key, place in places.items() if ".lora_" in key}
+    if not wanted:
+        raise Refused(f"{index.parent.name} holds a whole model, no adapter", "no tensor in it is named lora_A")
+    tensors: dict[str, TensorRef] = {}
+    for place in sorted(set(map(str, wanted.values()))):
+        if Path(place).name != place or not (index.parent / place).is_file():
+            raise Refused(f"{index.name} names a file that is not beside it", f"it is {place[:80]!r}")
+        shard = open_tensors(index.parent / place).tensors
+        tensors |= {key: tensor for key, tensor in shard.items() if wanted.get(key) == place}
+    missing = sorted(wanted.keys() - tensors.keys())
+    if missing:
+        raise Refused(f"{index.parent.name} lacks {len(missing)} tensors of its index", f"for example {missing[0]}")
+    return TensorFile(tensors)
 
 
 def locate(path: Path) -> Located:
@@ -100,16 +152,16 @@ def locate(path: Path) -> Located:
         return _locate_in_folder(path.parent)
     if path.suffix.lower() == ".zip":
         return locate_in_zip(path)
-    if path.suffix.lower() not in WEIGHT_SUFFIXES:
+    if path.suffix.lower() not in WEIGHT_SUFFIXES and not path.name.endswith(_INDEX):
         suffixes = ", ".join(WEIGHT_SUFFIXES)
         raise Refused(f"{path.name} is not an adapter file", next=f"give a folder, a zip of one, or a {suffixes} file")
     config = path.parent / CONFIG
     return Located(path, path, config if config.is_file() else None)
 
 
-def read_config(path: Path) -> Mapping[str, Any]:
-    """Read adapter_config.json as a mapping; anything else is refused."""
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
+def read_config(path: Path, limit: int = _MAX_CONFIG_BYTES) -> Mapping[str, Any]:
+    """Read a JSON file as a mapping; anything else, and more than `limit` bytes, is refused."""
+    if path.stat().st_size > limit:
         raise Refused(f"{path.name} is {path.stat().st_size} bytes", "a config is a few thousand")
     try:
         loaded = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -138,6 +190,9 @@ def _locate_in_folder(folder: Path) -> Located:
     found = choose_weights([file.name for file in folder.iterdir() if file.is_file()])
     if len(found) == 1:
         return Located(folder, folder / found[0], config)
+    index = [file for file in folder.iterdir() if file.name.endswith(_INDEX)]
+    if found and len(index) == 1:
+        return Located(folder, index[0], config)
     if found:
         why = f"it is not clear which one is meant: {', '.join(found[:4])}"
         raise Refused(f"{folder.name} holds {len(found)} weights files", why, "give the file itself")

@@ -16,14 +16,13 @@ import numpy as np
 
 from studio.adapter import Adapter, LoraModule, pair_norm
 from studio.errors import LoomError
-from studio.formats import peft, peft_write
-from studio.formats.bundle import CONFIG, open_bundle
+from studio.formats.base_config import cached_base_config
+from studio.formats.bundle import open_bundle, read_config
+from studio.formats.registry import read_as
 from studio.formats.safetensors_file import DTYPE_CODES, SaveDtype
+from studio.formats.writers import WRITERS, BaseConfig, Writer
 
 RECIPE, CARD = "recipe.yaml", "README.md"
-_WRITERS = {"peft": peft_write.write}
-# What an export consists of: a folder with anything else in it is never replaced.
-_OWN_FILES = {CONFIG, peft_write.WEIGHTS, RECIPE, CARD}
 # Largest relative error of a delta, ||read - meant|| / ||meant||: two factors, each rounded once.
 _TOLERANCE: Mapping[str, float] = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1e-2}
 
@@ -36,24 +35,30 @@ def save_adapter(
     dtype: SaveDtype = "float32",
     recipe: str | None = None,
     card: str | None = None,
+    base_config: str | Path | None = None,
 ) -> Path:
-    """Write an adapter folder, or a zip of one where the path ends in .zip; returns the path.
+    """Write an adapter folder in one of `WRITERS`, or a zip of one where the path ends in .zip; returns the path.
 
-    Reads the result back and compares every delta before the name becomes visible. An earlier export there is replaced;
-    raises `LoomError` where something else is, where a number does not fit the dtype, or where the disk refuses.
+    `base_config` is the base model's config.json, which GGUF needs; without it the Hub's cache is asked. Reads the
+    result back and compares every delta before the name becomes visible. An earlier export there is replaced; raises
+    `LoomError` where something else is, where the format cannot hold the adapter, where a number does not fit the
+    dtype, or where the disk refuses.
     """
     target = Path(path).expanduser()
-    _check(adapter, target, format, dtype)
+    writer = _writer(format)
+    base = _base_config(adapter, writer, base_config)
+    _check(adapter, target, writer, dtype)
+    writer.check(adapter, base)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
             folder = Path(temporary) / "adapter"
             folder.mkdir()
-            _WRITERS[format](adapter, folder, dtype)
+            writer.write(adapter, folder, dtype, base)
             _write_text(folder / RECIPE, recipe)
             _write_text(folder / CARD, card)
             sync_folder(folder)
-            compare(adapter, peft.read(open_bundle(folder)), _TOLERANCE[dtype])
+            compare(adapter, read_as(writer.dialect, open_bundle(folder)), _TOLERANCE[dtype])
             _publish(_zipped(folder) if target.suffix == ".zip" else folder, target, Path(temporary) / "earlier")
         sync_folder(target.parent)
     except OSError as error:
@@ -64,9 +69,13 @@ def save_adapter(
 
 
 def compare(meant: Adapter, found: Adapter, tolerance: float) -> None:
-    """Raise `LoomError` unless both adapters update the same modules equally, up to a relative Frobenius error."""
-    if meant.modules.keys() != found.modules.keys() or meant.extras.keys() != found.extras.keys():
-        odd = (meant.modules.keys() ^ found.modules.keys()) | (meant.extras.keys() ^ found.extras.keys())
+    """Raise `LoomError` unless both adapters update the same modules equally, up to a relative Frobenius error.
+
+    Modules of the second alone may be there if they are zero: the parts of a fused layer that no one adapts.
+    """
+    zero = {name for name in found.modules.keys() - meant.modules.keys() if found.modules[name].norm() == 0}
+    odd = (meant.modules.keys() ^ (found.modules.keys() - zero)) | (meant.extras.keys() ^ found.extras.keys())
+    if odd:
         raise LoomError("the saved file does not hold what was composed", f"it differs in {sorted(odd)[0]}")
     for name, module in meant.modules.items():
         error = relative_error(module, found.modules[name])
@@ -101,22 +110,42 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _check(adapter: Adapter, target: Path, format: str, dtype: str) -> None:
-    if format not in _WRITERS:
-        raise LoomError(f"there is no writer for {format!r}", next=f"choose one of {', '.join(_WRITERS)}")
+def _writer(format: str) -> Writer:
+    if format not in WRITERS:
+        raise LoomError(f"there is no writer for {format!r}", next=f"choose one of {', '.join(WRITERS)}")
+    return WRITERS[format]
+
+
+def _base_config(adapter: Adapter, writer: Writer, given: str | Path | None) -> BaseConfig:
+    """The base's config.json for the format that needs it; empty where none is given or cached."""
+    if not writer.needs_base_config:
+        return {}
+    if given is None:
+        return cached_base_config(adapter.base)
+    path = Path(given).expanduser()
+    try:
+        return read_config(path / "config.json" if path.is_dir() else path)
+    except OSError as error:
+        raise LoomError(
+            f"{path} cannot be read", error.strerror or str(error), "give the base's config.json"
+        ) from error
+
+
+def _check(adapter: Adapter, target: Path, writer: Writer, dtype: str) -> None:
     if dtype not in DTYPE_CODES:
         raise LoomError(f"tensors are not saved as {dtype!r}", next=f"choose one of {', '.join(DTYPE_CODES)}")
     if not adapter.modules:
         raise LoomError(f"{adapter.name} adapts no module", next="keep at least one")
-    if target.is_dir() and not _is_replaceable(target):
+    if target.is_dir() and not _is_replaceable(target, writer):
         raise LoomError(f"{target} holds something else than an export", "it is not overwritten", "choose another name")
     if target.exists() and not target.is_dir() and (target.suffix != ".zip" or not zipfile.is_zipfile(target)):
         raise LoomError(f"{target} is a file, not an export", "it is not overwritten", "choose another name")
 
 
-def _is_replaceable(folder: Path) -> bool:
-    names = {entry.name for entry in folder.iterdir()}
-    return not names or (CONFIG in names and names <= _OWN_FILES)
+def _is_replaceable(folder: Path, writer: Writer) -> bool:
+    """Whether a folder is empty or an earlier export: with anything else in it, it is never replaced."""
+    names, files = {entry.name for entry in folder.iterdir()}, set(writer.files)
+    return not names or files <= names <= files | {RECIPE, CARD}
 
 
 def _write_text(path: Path, text: str | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from studio.adapter import Adapter, Finding, LoraModule
 from studio.errors import LoomError, MissingFile
-from studio.formats.bundle import locate, open_bundle
+from studio.formats.bundle import locate, open_bundle, split_selection
 from studio.formats.registry import detect, read_bundle
 
 Verdict = Literal["ok", "warn", "refused"]
@@ -74,19 +74,22 @@ class Inspection:
 
 def inspect(path: str | Path) -> Inspection:
     """Judge what is at a path, in under a second for ordinary files. Never raises for what is there or is not."""
-    path = Path(path).expanduser()
     dialect = evidence = None
     try:
-        bundle = open_bundle(path)
+        where, selected = split_selection(path)
+        bundle = open_bundle(where.expanduser(), selected)
         module, evidence = detect(bundle)
         dialect = module.__name__.rpartition(".")[2]
         adapter = read_bundle(bundle)
-        size = bundle.weights.stat().st_size
-        values = _read_values(adapter) if size <= _MAX_BYTES_READ else _Values(note="too large to read its values")
+        values = (
+            _read_values(adapter) if bundle.size <= _MAX_BYTES_READ else _Values(note="too large to read its values")
+        )
     except (LoomError, OSError) as error:
         trouble = error if isinstance(error, LoomError) else MissingFile(f"{path} cannot be read", str(error))
         stop = Finding("stop", str(trouble))
-        return Inspection(str(path), "refused", dialect, evidence, findings=(stop,), bytes=_size(path))
+        return Inspection(
+            str(path), "refused", dialect, evidence, findings=(stop,), bytes=_size(Path(path).expanduser())
+        )
     modules = adapter.modules.values()
     findings = (*adapter.findings, *_value_findings(values, len(adapter.modules)))
     return Inspection(
@@ -100,7 +103,7 @@ def inspect(path: str | Path) -> Inspection:
         scaling=_uniform(module.scaling for module in modules),
         modules=tuple(adapter.modules),
         dtype=", ".join(sorted({module.dtype for module in modules})),
-        bytes=size,
+        bytes=bundle.size,
         findings=findings,
         norm=values.norm,
         untrained=None if values.note else len(values.zero) == len(adapter.modules),

@@ -32,6 +32,14 @@ _FIRST_SEGMENTS = {
     "transformer": ("transformer_blocks", "single_transformer_blocks", "double_blocks", "single_blocks"),
     "text_encoder": ("text_model",),
 }
+# The roots under which ComfyUI keeps the models of a checkpoint -> the component.
+_COMFY = {
+    ("diffusion_model",): "",  # unet or transformer: the path tells
+    ("text_encoders", "clip_l", "transformer"): "text_encoder",
+    ("text_encoders", "clip_g", "transformer"): "text_encoder_2",
+    ("text_encoders", "t5xxl", "transformer"): "text_encoder_3",
+}
+_LDM_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?")
 _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
@@ -81,7 +89,7 @@ def canonical(module: str) -> Spelling:
 @cache
 def kernels() -> Mapping[str, tuple[int, ...]]:
     """Kernel of every convolution of the Stable Diffusion UNets, by canonical name."""
-    lines = (line.split() for line in _lines("unet"))
+    lines = (line.split() for line in table_lines("unet"))
     return {f"unet.{name}": (int(size[0]), int(size[1])) for name, *size in lines if size}
 
 
@@ -97,7 +105,7 @@ class Numbered(NamedTuple):
 @cache
 def unet_by_index() -> tuple[Numbered, ...]:
     """The Stable Diffusion UNet's layers in the order in which they were numbered; shapes are those of version 1."""
-    fields = (line.split() for line in _lines("unet_by_index"))
+    fields = (line.split() for line in table_lines("unet_by_index"))
     return tuple(Numbered(kind, f"unet.{name}", int(d_out), int(d_in)) for kind, name, d_out, d_in in fields)
 
 
@@ -105,16 +113,17 @@ def unet_by_index() -> tuple[Numbered, ...]:
 def _underscored(component: str) -> Mapping[str, str]:
     """Underscored path -> canonical name for one component."""
     if component == "unet":
-        names = {line.split()[0]: line.split()[0] for line in _lines("unet")}
-        names |= dict(line.split() for line in _lines("unet_ldm"))
+        names = {line.split()[0]: line.split()[0] for line in table_lines("unet")}
+        names |= dict(line.split() for line in table_lines("unet_ldm"))
     elif component == "transformer":
-        names = {line: line for line in _lines("flux")}
+        names = {line: line for line in table_lines("flux")}
     else:
-        names = {line: line for line in _lines("clip_text")}
+        names = {line: line for line in table_lines("clip_text")}
     return {spelling.replace(".", "_"): f"{component}.{name}" for spelling, name in names.items()}
 
 
-def _lines(table: str) -> list[str]:
+def table_lines(table: str) -> list[str]:
+    """The lines of a table in studio/formats/keys."""
     return (resources.files("studio.formats") / "keys" / f"{table}.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -133,7 +142,7 @@ def _from_underscores(module: str) -> Spelling:
 
 def _from_dots(module: str) -> str:
     segments = [segment for segment in module.split(".") if segment != "processor"]
-    component, path = _component(segments)
+    component, path = _from_comfy(segments) or _component(segments)
     if component.startswith("text_encoder"):
         if path[-1:] and path[-1] in _TEXT_ATTENTION:
             path[-1] = _TEXT_ATTENTION[path[-1]]
@@ -142,6 +151,21 @@ def _from_dots(module: str) -> str:
     elif path[-1:] == ["to_out"]:
         path.append("0")
     return ".".join([component, *path] if component else path)
+
+
+def _from_comfy(segments: list[str]) -> tuple[str, list[str]] | None:
+    """Component and path of a name under one of ComfyUI's roots; a denoiser without other marks is a transformer."""
+    root = next((root for root in _COMFY if tuple(segments[: len(root)]) == root), None)
+    if root is None:
+        return None
+    rest = segments[len(root) :]
+    if _COMFY[root]:
+        return _COMFY[root], rest
+    if rest[:1] and rest[0] in _LDM_ROOTS:
+        found = _underscored("unet").get("_".join(rest + ["0"] * (rest[-1] == "to_out")))
+        return ("unet", found.split(".")[1:]) if found else ("unet", rest)
+    component, path = _component(rest)
+    return component or "transformer", path
 
 
 def _component(segments: list[str]) -> tuple[str, list[str]]:

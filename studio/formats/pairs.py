@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from studio.adapter import Kind, LoraModule
 from studio.errors import Refused
 from studio.tensors import Array, TensorRef
@@ -64,6 +66,21 @@ def stored_module(
         dtype=down.dtype,
         stored_alpha=alpha,
     )
+
+
+def folded(module: LoraModule, rank: int) -> tuple[Array, Array]:
+    """A (rank, d_in) and B (d_out, rank) with the scaling folded into B: zero rows and columns fill up to `rank`."""
+    a, b = module
+    more = rank - module.rank
+    scaled = (module.scaling * b).astype(np.float32, copy=False)
+    return np.pad(a, ((0, more), (0, 0))), np.pad(scaled, ((0, 0), (0, more)))
+
+
+def stored_shapes(module: LoraModule, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of down and up as torch's layers have them; a convolution's kernel stands on the down side."""
+    kernel = module.kernel or ()
+    down = (rank, module.d_in // math.prod(kernel), *kernel)
+    return down, (module.d_out, rank, *(1 for _ in kernel))
 
 
 def require_both_halves(downs: Mapping[str, TensorRef], ups: Mapping[str, TensorRef]) -> None:

@@ -6,6 +6,7 @@ Every trainer has its own ending for the same two matrices; formats.md sections 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,6 +55,8 @@ OTHER_KINDS: Mapping[str, str] = {
     ".set_weight": "replaced weight",
     ".lora_B.bias": "LoRA bias",
 }
+# XLabs numbers its pairs within a processor; the number stays in the module's spelling.
+_XLABS = re.compile(r"(.+\.processor\.(?:qkv|proj)_lora[12]?)\.(down|up)\.weight")
 Parts = Mapping[str, TensorRef]
 
 
@@ -68,6 +71,9 @@ class Grouped:
 
 def split_key(key: str) -> tuple[str, str] | None:
     """(module as spelled, role) of a key, or None where its ending is not known."""
+    numbered = _XLABS.fullmatch(key)
+    if numbered:
+        return numbered[1], numbered[2]
     for ending, role in _ENDINGS:
         if key.endswith(ending) and len(key) > len(ending):
             return key[: -len(ending)].rstrip("._"), role

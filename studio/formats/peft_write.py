@@ -6,19 +6,16 @@ has to be matched: PEFT matches names by suffix, and one pattern could catch a s
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from studio.adapter import Adapter, LoraModule
 from studio.formats.bundle import CONFIG
 from studio.formats.names import hub_id_or_none, without_component
-from studio.formats.safetensors_file import SaveDtype, write_safetensors
+from studio.formats.pairs import folded, stored_shapes
+from studio.formats.safetensors_file import SaveDtype, write_json, write_safetensors
 from studio.tensors import Array
 
 WEIGHTS = "adapter_model.safetensors"
@@ -27,24 +24,21 @@ _PREFIX = "base_model.model."
 _HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
-def write(adapter: Adapter, folder: Path, dtype: SaveDtype) -> None:
+def check(adapter: Adapter, base_config: Mapping[str, Any]) -> None:
+    """PEFT holds whatever is read here."""
+
+
+def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping[str, Any]) -> None:
     """Write adapter_config.json and adapter_model.safetensors into an existing folder."""
     adapter = _inside_component(adapter)
-    rank = adapter.rank
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in adapter.modules.items():
         down, up = _keys(name, module)
-        kernel = module.kernel or ()
-        shapes[down] = (rank, module.d_in // int(np.prod(kernel, dtype=np.int64)), *kernel)
-        shapes[up] = (module.d_out, rank, *(1 for _ in kernel))
+        shapes[down], shapes[up] = stored_shapes(module, adapter.rank)
     for name, tensor in adapter.extras.items():
         shapes[_extra_key(name, adapter)] = tensor.shape
     write_safetensors(folder / WEIGHTS, shapes, _values(adapter, shapes), dtype, {"format": "pt"})
-    text = json.dumps(config_of(adapter), indent=2, sort_keys=True, ensure_ascii=False)
-    with (folder / CONFIG).open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(folder / CONFIG, config_of(adapter))
 
 
 def config_of(adapter: Adapter) -> dict[str, Any]:
@@ -70,12 +64,6 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def pad_rank(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
-    """The same product at a larger rank: zero rows below A, zero columns beside B."""
-    more = rank - a.shape[0]
-    return np.pad(a, ((0, more), (0, 0))), np.pad(b, ((0, 0), (0, more)))
-
-
 def _inside_component(adapter: Adapter) -> Adapter:
     """An adapter of one denoiser under that model's own paths, as PEFT wraps the denoiser and not its pipeline."""
     prefix = without_component(adapter.modules)
@@ -89,8 +77,7 @@ def _inside_component(adapter: Adapter) -> Adapter:
 def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
     for name, module in adapter.modules.items():
         down, up = _keys(name, module)
-        a, b = module
-        a, b = pad_rank(a, (module.scaling * b).astype(np.float32, copy=False), adapter.rank)
+        a, b = folded(module, adapter.rank)
         yield down, a.reshape(shapes[down])
         yield up, b.reshape(shapes[up])
     for name, tensor in adapter.extras.items():

@@ -7,11 +7,42 @@ from types import ModuleType
 
 from studio.adapter import Adapter
 from studio.errors import Refused
-from studio.formats import cloneofsimo, diffusers, kohya, lycoris, mlx, peft, sam
+from studio.formats import (
+    ai_toolkit,
+    bfl,
+    cloneofsimo,
+    comfy,
+    diffusers,
+    embedded,
+    gguf,
+    kohya,
+    lorweb,
+    lycoris,
+    mlx,
+    peft,
+    sam,
+    xlabs,
+)
 from studio.formats.bundle import Bundle
+from studio.formats.flux import split_fused
 
 # formats.md section 7: the first that recognises a file reads it. Each has sniff(bundle) and read(bundle).
-DIALECTS: tuple[ModuleType, ...] = (sam, cloneofsimo, lycoris, kohya, mlx, diffusers, peft)
+DIALECTS: tuple[ModuleType, ...] = (
+    gguf,
+    lorweb,
+    embedded,
+    sam,
+    cloneofsimo,
+    lycoris,
+    kohya,
+    mlx,
+    xlabs,
+    bfl,
+    ai_toolkit,
+    comfy,
+    diffusers,
+    peft,
+)
 
 
 def detect(bundle: Bundle) -> tuple[ModuleType, str]:
@@ -27,5 +58,10 @@ def detect(bundle: Bundle) -> tuple[ModuleType, str]:
 def read_bundle(bundle: Bundle) -> Adapter:
     """Read an opened bundle by the first dialect that recognises it."""
     dialect, evidence = detect(bundle)
+    return replace(read_as(dialect, bundle), evidence=evidence)
+
+
+def read_as(dialect: ModuleType, bundle: Bundle) -> Adapter:
+    """Read a bundle by a given dialect; whatever it was called there, FLUX gets diffusers' names."""
     adapter: Adapter = dialect.read(bundle)
-    return replace(adapter, evidence=evidence)
+    return replace(adapter, modules=split_fused(adapter.modules))

@@ -48,6 +48,20 @@ def write_safetensors(
         os.fsync(file.fileno())
 
 
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Write and fsync a JSON object, its keys sorted."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Make a file that another library wrote durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def encode(array: Array, dtype: SaveDtype) -> bytes:
     """Little-endian bytes of an array in one of the three number formats; bfloat16 rounds to nearest, ties to even."""
     if dtype == "float32":

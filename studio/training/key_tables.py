@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 from accelerate import init_empty_weights
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 KEYS = Path(__file__).parents[1] / "formats" / "keys"
 CLIP_LAYERS = 32  # the deepest: OpenCLIP bigG of SDXL; the smaller ones are prefixes of it
@@ -24,6 +27,11 @@ FLUX_ENDS = (
     "img_in txt_in time_in.in_layer time_in.out_layer vector_in.in_layer vector_in.out_layer guidance_in.in_layer "
     "guidance_in.out_layer final_layer.linear final_layer.adaLN_modulation.1"
 )
+# Architectures that llama.cpp converts by renaming alone, but for the order of q and k rows; others it rearranges.
+GGUF_MODEL_TYPES = (
+    "llama qwen2 qwen3 gemma gemma2 gemma3_text phi phi3 gpt2 starcoder2 stablelm olmo2 granite smollm3 arcee"
+)
+GGUF_NAMES = {"gemma3_text": "gemma3", "phi": "phi2"}
 
 
 def main() -> None:
@@ -38,6 +46,7 @@ def main() -> None:
     _write("unet_by_index", list(_by_index(sd)))
     _write("clip_text", [f"text_model.encoder.layers.{i}.{part}" for i in range(CLIP_LAYERS) for part in CLIP_PARTS])
     _write("flux", [*(name for name, _ in _weighted(flux)), *_flux_original()])
+    _write("gguf", [line for kind in GGUF_MODEL_TYPES.split() for line in _gguf_names(kind)])
 
 
 def _sdxl_unet() -> nn.Module:
@@ -146,6 +155,20 @@ def _flux_original() -> Iterator[str]:
     for block in range(FLUX_SINGLE):
         yield from (f"single_blocks.{block}.{part}" for part in FLUX_SINGLE_PARTS)
     yield from FLUX_ENDS.split()
+
+
+def _gguf_names(model_type: str) -> Iterator[str]:
+    """Architecture, name of a tensor in GGUF, and transformers' module; `{}` stands for the layer's number."""
+    config = AutoConfig.for_model(model_type, num_hidden_layers=1, bos_token_id=None, eos_token_id=None)
+    architecture = GGUF_NAMES.get(model_type, model_type)
+    known = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
+    table = gguf.get_tensor_name_map(known[architecture], 1)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    for name, module in model.named_modules():
+        found = table.get_name(name)
+        if found and found != "position_embd" and isinstance(module, (nn.Linear, nn.Embedding, Conv1D)):
+            yield f"{architecture} {found.replace('.0.', '.{}.')} {name.replace('.0.', '.{}.')}"
 
 
 def _write(name: str, lines: list[str]) -> None:

@@ -350,7 +350,7 @@ def test_original_sdxl_names_translate_as_diffusers_own_converter_does() -> None
         + [f"output_blocks.{i}.1." for i in range(6)]
         + ["middle_block.1."]
     )
-    table = (line.split()[0] for line in names._lines("unet_ldm"))
+    table = (line.split()[0] for line in names.table_lines("unet_ldm"))
     spelled = [
         f"lora_unet_{name.replace('.', '_')}"
         for name in table

@@ -98,7 +98,7 @@ def test_a_file_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_numbers_beyond_the_dtype_are_refused_and_nothing_appears(tmp_path: Path) -> None:
-    with pytest.raises(LoomError, match="save as float32"):
+    with pytest.raises(LoomError, match="Save as float32"):
         save_adapter(_adapter(scale=1e6), tmp_path / "out", dtype="float16")
     assert list(tmp_path.iterdir()) == []
 
@@ -106,7 +106,7 @@ def test_numbers_beyond_the_dtype_are_refused_and_nothing_appears(tmp_path: Path
 def test_a_failing_writer_leaves_the_earlier_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_adapter(_adapter(), tmp_path / "out")
     monkeypatch.setattr(export, "compare", _fail)
-    with pytest.raises(LoomError, match="disk is full"):
+    with pytest.raises(LoomError, match="Disk is full"):
         save_adapter(_adapter(scale=6.0), tmp_path / "out")
     assert open_adapter(tmp_path / "out").norm() == pytest.approx(_adapter().norm())
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
@@ -121,7 +121,7 @@ def test_the_comparison_sees_a_wrong_number(tmp_path: Path) -> None:
     assert export.relative_error(adapter.modules["x.q"], wrong.modules["x.q"]) == pytest.approx(1e-5 / 3, rel=1e-2)
     with pytest.raises(LoomError, match="does not equal"):
         export.compare(adapter, wrong, 1e-6)
-    with pytest.raises(LoomError, match="it differs in"):
+    with pytest.raises(LoomError, match="It differs in"):
         export.compare(adapter, replace(wrong, modules={"x.q": wrong.modules["x.q"]}), 1e-6)
 
 
