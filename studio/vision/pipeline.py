@@ -7,6 +7,7 @@ alone, so that calls do not disturb each other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from studio.late import diffusers, torch, transformers
 from studio.tensors import open_safetensors
 from studio.vision.latents import all_positions, euler, pack, strip, unpack
 from studio.vision.lorweb import Lorweb, read_lorweb
+from studio.vision.transforms import TRANSFORMS
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "vision"
 STEPS = 2
@@ -221,6 +223,23 @@ def load_embedded(folder: Path = EMBEDDED) -> AnalogyModel:
     prompt = open_safetensors(folder / "prompt.safetensors").tensors
     text, pooled = (torch.from_numpy(np.array(prompt[name].read())) for name in ("text", "pooled"))
     return AnalogyModel(vae, transformer, encoder, read_lorweb(folder / "lorweb"), text, pooled)
+
+
+def catalogue(folder: Path = EMBEDDED) -> tuple[str, ...]:
+    """Transforms that the model does well, chosen on its validation set; those worth offering as ready analogies.
+
+    Raises `MissingFile` when the folder has no results, and `Refused` when they name no transforms of this world.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise MissingFile(f"{folder} has no results.json", "the model was trained but not evaluated")
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["catalogue"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{path} is not the results of a training run", str(error)) from error
+    if not isinstance(names, list) or not set(map(str, names)) <= set(TRANSFORMS):
+        raise Refused(f"{path} lists transforms that this world does not have")
+    return tuple(names)
 
 
 def _pretrained(kind: Any, folder: Path) -> Any:

@@ -15,7 +15,9 @@ from studio.training.vision.basis import Routed
 from studio.training.vision.data import TRANSFORM_IDS, Bank, Codec, as_floats, draw_bank, encode_bank
 from studio.training.vision.editor import AnalogySampler, InstructionSampler, Prompt
 from studio.training.vision.evaluate import SPLITS, Predict, Trial, draw_trials, measure, wrong_reference
+from studio.training.vision.fit import Fitted
 from studio.training.vision.nets import Autoencoder
+from studio.training.vision.report import catalogue
 from studio.training.vision.settings import Settings
 from studio.training.vision.stages import (
     Foundation,
@@ -101,9 +103,7 @@ class Run:
                     continue
                 torch.manual_seed(seed)
                 model = build(kind, self.foundation, self.settings, self.device)
-                fitted = train_contender(
-                    model, name, self.foundation, self.settings, self.settings.compare_seconds, seed
-                )
+                fitted = self._train(model, name, self.settings.compare_seconds, seed)
                 if kind.routed and seed == SEEDS[0]:
                     self._write_basis(model)
                 self._note(name, asdict(fitted))
@@ -112,10 +112,9 @@ class Run:
     def main(self) -> None:
         """Train the first LoRWeB on, from the weights that `compare` wrote."""
         model = self._read_basis()
-        seconds, name = self.settings.main_seconds, "lorweb-main"
-        fitted = train_contender(model, name, self.foundation, self.settings, seconds, seed=17, restart=0.7)
+        fitted = self._train(model, "lorweb-main", self.settings.main_seconds, seed=17, restart=0.7)
         self._write_basis(model)
-        self._note(name, asdict(fitted))
+        self._note("lorweb-main", asdict(fitted))
 
     def evaluate(self) -> None:
         """Choose the number of steps on the validation set, then measure every split once."""
@@ -127,6 +126,7 @@ class Run:
         self.results["validation"] = validation
         best = max(STEP_CHOICES, key=lambda steps: validation[str(steps)]["psnr"])
         self.results["steps"] = best
+        self.results["catalogue"] = catalogue(self.results)
         self._score("copy b", self._measure_all(lambda a, a2, b, answer: as_floats(b)))
         self._score("autoencoder bound", self._measure_all(self._reconstruct))
         sampler = self._sampler(model, TARGET_STEPS)
@@ -158,21 +158,22 @@ class Run:
 
     @cached_property
     def foundation(self) -> Foundation:
-        """What all contenders share."""
-        return Foundation(
-            self.bank,
-            self._latents,
-            self.codec,
-            files.read_weights(self.out / "transformer", self.device),
-            files.read_weights(self.out / "training" / "encoder", self.device),
-            self.prompt,
-        )
+        """What all contenders start from."""
+        return self._foundation(self.out / "training" / "encoder")
+
+    def _foundation(self, encoder: Path) -> Foundation:
+        base = files.read_weights(self.out / "transformer", self.device)
+        return Foundation(base, files.read_weights(encoder, self.device), self.prompt)
 
     @cached_property
     def prompt(self) -> Prompt:
         """The empty instruction as written."""
         state = files.read_weights(self.out, self.device)
         return state["text"], state["pooled"]
+
+    def _train(self, model: Routed, name: str, seconds: float, seed: int, restart: float = 1.0) -> Fitted:
+        data = (self.bank, self._latents, self.prompt)
+        return train_contender(model, *data, self.settings, seconds, seed, name, restart)
 
     def _trials(self, split: str) -> list[Trial]:
         if not hasattr(self, "_drawn"):
@@ -235,8 +236,7 @@ class Run:
     def _read_basis(self) -> Routed:
         """The inverse of `_write_basis`."""
         kind: Kind = kinds(self.settings)["lorweb"]
-        model = build(kind, self.foundation, self.settings, self.device)
-        model.encoder.load_state_dict(files.read_weights(self.out / "encoder", self.device))
+        model = build(kind, self._foundation(self.out / "encoder"), self.settings, self.device)
         basis = read_lorweb(self.out / "lorweb" / WEIGHTS_NAME)
         for index, (name, layer) in enumerate(model.layers.items()):
             stored = basis.layers[name]

@@ -11,11 +11,11 @@ from studio.training.vision.nets import AutoencoderConfig, TransformerConfig
 class Settings:
     """Budgets in seconds on the clock (compilation not counted), sizes, and learning rates."""
 
-    autoencoder_seconds: float = 75
-    encoder_seconds: float = 35
-    base_seconds: float = 150
-    compare_seconds: float = 36
-    main_seconds: float = 150
+    autoencoder_seconds: float = 65
+    encoder_seconds: float = 30
+    base_seconds: float = 155
+    compare_seconds: float = 34
+    main_seconds: float = 175
 
     groups: int = 900
     pair_groups: int = 110

@@ -184,9 +184,6 @@ def kinds(settings: Settings) -> dict[str, Kind]:
 class Foundation:
     """All that is trained before the contenders, and that they share."""
 
-    bank: Bank
-    latents: Latents
-    codec: Codec
     base: State
     encoder: State
     prompt: Prompt
@@ -198,22 +195,29 @@ def build(kind: Kind, ground: Foundation, settings: Settings, device: torch.devi
     net.load_state_dict(ground.base)
     encoder = None
     if kind.routed:
-        encoder = relation_encoder(ground.bank.before.shape[-1]).to(device)
+        encoder = relation_encoder().to(device)
         encoder.load_state_dict(ground.encoder)
     scale = settings.basis_scale if kind.routed else 1.0
     return Routed(net, encoder, kind.adapters, kind.rank, scale, settings.key_width).to(device)
 
 
 def train_contender(
-    model: Routed, name: str, ground: Foundation, settings: Settings, seconds: float, seed: int, restart: float = 1.0
+    model: Routed,
+    bank: Bank,
+    latents: Latents,
+    prompt: Prompt,
+    settings: Settings,
+    seconds: float,
+    seed: int,
+    name: str,
+    restart: float = 1.0,
 ) -> Fitted:
     """Learn analogies on the frozen base; `restart` scales the rates when training goes on from earlier weights.
 
     In the second half every other step starts from the model's own first estimate, see `Editor.loss`.
     """
     torch.manual_seed(1000 + seed)
-    bank, latents, editor = ground.bank, ground.latents, Editor(model.transformer)
-    device = bank.before.device
+    editor, device = Editor(model.transformer), bank.before.device
     compile_blocks(model.transformer, settings.compiled)
 
     def loss_at(progress: float, step: int) -> Tensor:
@@ -224,7 +228,7 @@ def train_contender(
             model.route(*(as_floats(part) for part in images))
         a, a2, b = latents.before[groups, i], latents.after[groups, i], latents.before[groups, j]
         own_start = (progress > 0.5 and step % 2 == 0) or step in (1, 3)
-        return editor.loss(latents.after[groups, j].float(), strip(a, a2, b).float(), ground.prompt, own_start)
+        return editor.loss(latents.after[groups, j].float(), strip(a, a2, b).float(), prompt, own_start)
 
     if model.router is None or model.encoder is None:
         groups = [Group.of(model.basis(), restart * settings.single_rate)]
