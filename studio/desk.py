@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from studio.adapter import Adapter
 from studio.compose import Composition, Sources, compose, renamed_apart
-from studio.errors import BadRecipe, Cancelled, LoomError
+from studio.errors import BadRecipe, Cancelled, LoomError, MissingFile
 from studio.formats import Inspection, inspect
 from studio.recipe import Recipe, Source
 from studio.sources import open_source, pinned
@@ -186,7 +186,8 @@ class Desk:
             steps = list(self.history.steps)
             steps[self.history.at] = replace(steps[self.history.at], recipe=recipe)
             self.history = replace(self.history, steps=tuple(steps))
-            self.selection = ()
+            if fields.keys() & {"form", "scope"}:
+                self.selection = ()  # its numbers were those of other units
             return recipe
 
     def edit_source(self, index: int, label: str, **fields: Any) -> Recipe:
@@ -230,7 +231,14 @@ class Desk:
             for source in recipe.sources:
                 here = known.get(source.sha256) if source.sha256 else None
                 place = {"path": here.path, "hub": here.hub, "revision": here.revision} if here else {}
-                sources.append(self._open(source.model_copy(update=place)).source.model_dump())
+                try:
+                    sources.append(self._open(source.model_copy(update=place)).source.model_dump())
+                except MissingFile as error:
+                    raise MissingFile(
+                        f"The recipe needs {source.title}",
+                        error.what,
+                        "Add it to the library, then open the recipe again",
+                    ) from error
             self._set(label, recipe.changed(sources=sources))
 
     def move(self, by: int) -> None:

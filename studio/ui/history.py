@@ -130,7 +130,7 @@ class HistoryPanel:
     def on_preset(self, token: str, id: str | None) -> dict[Any, Any]:
         """Put a preset on the desk."""
         desk = self.shared.desk(token)
-        if not id:
+        if not id or load_preset(id).name == desk.recipe.name:
             return {}
         recipe = load_preset(id)
         desk.load(recipe, f"preset {recipe.name}")

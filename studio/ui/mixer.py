@@ -155,6 +155,8 @@ class MixerPanel:
     def on_method(self, token: str, id: str) -> dict[Any, Any]:
         """Another method: its own knobs, and its own default weights where none was set."""
         desk = self.shared.desk(token)
+        if id == desk.recipe.method:
+            return {}
         desk.edit(f"method {id}", method=id, knobs={})
         return self.shared.refresh(desk)
 

@@ -12,6 +12,7 @@ from studio.errors import LoomError
 from studio.presets import load_preset, preset_ids
 from studio.recipe import read_yaml
 from studio.text.bases import is_at_hand
+from studio.ui.analogy import AnalogyPanel
 from studio.ui.history import HistoryPanel
 from studio.ui.layouts import Layouts
 from studio.ui.library import LibraryPanel
@@ -91,16 +92,21 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
             gr.Markdown("# LoRA Loom", elem_id="title")
             history.build_bar()
         warming = gr.HTML(elem_id="warming")
-        with gr.Row(elem_id="upper"):
-            library = LibraryPanel(shared)
-            units = UnitsPanel(shared, layouts)
-            mixer = MixerPanel(shared)
-        with gr.Row(elem_id="lower"):
-            reading = ReadingPanel(shared)
-            history.build_tabs()
+        with gr.Tabs(elem_id="rooms"):
+            with gr.Tab("Compose"):
+                with gr.Row(elem_id="upper"):
+                    library = LibraryPanel(shared)
+                    units = UnitsPanel(shared, layouts)
+                    mixer = MixerPanel(shared)
+                with gr.Row(elem_id="lower"):
+                    reading = ReadingPanel(shared)
+                    history.build_tabs()
+            with gr.Tab("Analogy") as analogy_tab:
+                analogy = AnalogyPanel(shared)
         shared.panels.extend([library, units, mixer, reading, history])
         page = Page(demo, shared, library, units, mixer, reading, history, stored, warming, clock)
         page.wire()
+        analogy.wire(analogy_tab)
     if warm_up:
         shared.warm.start()
     return page

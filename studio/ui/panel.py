@@ -69,14 +69,19 @@ class Panel(Protocol):
 
 
 def told(handler: Handler) -> Handler:
-    """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next."""
+    """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next.
+
+    One that returns no updates changes nothing. A dropdown sends its input again when it loses the focus, so handlers
+    of dropdowns do so for what is on the desk already.
+    """
 
     @wraps(handler)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            return handler(*args, **kwargs)
+            updates = handler(*args, **kwargs)
         except LoomError as error:
             raise as_message(error) from error
+        return gr.skip() if updates == {} else updates  # Gradio takes an empty dict for one value of many
 
     return guarded  # type: ignore[return-value]
 

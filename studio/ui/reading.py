@@ -93,7 +93,7 @@ class ReadingPanel:
             self.temperature: view.temperature,
             self.text: view.text,
             self.base: desk.recipe.base or "",
-            self.pick: gr.update(value=view.prompt if view.prompt in self.prompts.values() else None),
+            self.pick: self._picked(desk),
         }
 
     def wire(self) -> None:
@@ -107,7 +107,7 @@ class ReadingPanel:
             self.temperature.release,
             self.text.blur,
         ):
-            trigger(self.on_settings, settings, version, **EDIT)
+            trigger(self.on_settings, settings, [version, self.pick], **EDIT)
         self.pick.input(self.on_pick, [token, self.pick], [self.prompt, version], **EDIT)
         self.base.submit(self.on_base, [token, self.base], version, **EDIT)
         self.fetch.click(self.on_fetch, [token, self.base], [version, self.columns], **PRIVATE)
@@ -124,20 +124,27 @@ class ReadingPanel:
         )
 
     @told
-    def on_settings(self, token: str, prompt: str, tokens: int, temperature: float, text: str) -> int:
+    def on_settings(self, token: str, prompt: str, tokens: int, temperature: float, text: str) -> tuple[int, Any]:
         """Prompt or settings changed: write again."""
         desk = self.shared.desk(token)
         desk.look(prompt=prompt or "", tokens=int(tokens), temperature=temperature, text=text or "")
         desk.version += 1
-        return desk.version
+        return desk.version, self._picked(desk)
 
     @told
-    def on_pick(self, token: str, prompt: str | None) -> tuple[str, int]:
+    def on_pick(self, token: str, prompt: str | None) -> Any:
         """A shipped prompt was picked."""
         desk = self.shared.desk(token)
-        desk.look(prompt=prompt or "")
+        if not prompt or prompt == desk.recipe.view.prompt:
+            return {}
+        desk.look(prompt=prompt)
         desk.version += 1
-        return prompt or "", desk.version
+        return prompt, desk.version
+
+    def _picked(self, desk: Desk) -> Any:
+        """The shipped prompt on the desk, if it is one."""
+        prompt = desk.recipe.view.prompt
+        return gr.update(value=prompt if prompt in self.prompts.values() else None)
 
     @told
     def on_base(self, token: str, base: str) -> int:

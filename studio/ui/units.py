@@ -114,21 +114,28 @@ class UnitsPanel:
     def on_colour(self, token: str, colour: str) -> Any:
         """Colour by something else; the points stay."""
         desk = self.shared.desk(token)
-        desk.look(colour="module" if colour == "type" else colour)
+        named = "module" if colour == "type" else colour
+        if named == desk.recipe.view.colour:
+            return {}
+        desk.look(colour=named)
         return gr.update(colour=colour, **self.moving(desk))
 
     @told
-    def on_scope(self, token: str, scope: str) -> int:
+    def on_scope(self, token: str, scope: str) -> Any:
         """Show another part."""
         desk = self.shared.desk(token)
+        if scope == desk.recipe.view.scope:
+            return {}
         desk.look(scope=scope)
         desk.version += 1
         return desk.version
 
     @told
-    def on_form(self, token: str, form: str) -> int:
+    def on_form(self, token: str, form: str) -> Any:
         """Show the units in another form."""
         desk = self.shared.desk(token)
+        if form == desk.recipe.view.form:
+            return {}
         desk.look(form=form)
         desk.version += 1
         return desk.version

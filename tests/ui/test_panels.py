@@ -117,6 +117,10 @@ def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: 
     assert written.name == "my mix.zip"
     kept = shutil.copy(written, tmp_path / "kept.zip")
     other, _, _ = page.shared.rooms.enter(None)
+    with pytest.raises(gr.Error, match="Add it to the library"):  # exports carry no paths of this machine
+        page.history.on_open(other, str(kept))
+    for name in ("one", "two"):
+        page.library.on_add(other, str(tmp_path / name))
     updates = page.history.on_open(other, str(kept))
     assert updates[page.mixer.weights[1]]["value"] == 1.25
     assert updates[page.history.name] == "my mix"

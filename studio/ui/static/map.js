@@ -271,6 +271,7 @@ function key(colour, name) {
 
 function tell(id) {
   const p = map.points;
+  if (p.tips) return p.tips[id]; // a map of something else than units brings its own words
   const of = (column) => p[column].names[p[column].index[id]];
   const percent = (share) => (100 * share).toPrecision(3) + ' %';
   const lines = [
