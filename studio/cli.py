@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from studio.errors import BadRecipe, LoomError
+from studio.formats import WRITERS
 from studio.merging import method_by_id, methods
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from studio.merging import Knob, Method, Value
     from studio.recipe import Recipe
     from studio.report import Report
-
-FORMATS = ("peft",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +102,8 @@ def _merge_arguments(merge: argparse.ArgumentParser) -> None:
     merge.add_argument(
         "--other-bases", action="store_true", default=None, help="merge adapters of different base models"
     )
-    merge.add_argument("--format", choices=FORMATS, default="peft")
+    merge.add_argument("--format", choices=[*WRITERS], default="peft")
+    merge.add_argument("--base-config", type=Path, metavar="JSON", help="the base's config.json, for GGUF")
     merge.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     merge.add_argument("--save-recipe", type=Path, metavar="YAML", help="write the recipe too")
     merge.add_argument("--json", action="store_true", help="print the report")
@@ -190,7 +190,9 @@ def _merge(options: argparse.Namespace) -> int:
     recipe = _pinned(recipe, sources)
     progress = None if options.json or not sys.stderr.isatty() else _progress
     composition = compose(recipe, sources, on_step=progress)
-    written = export(composition, recipe, options.out, format=options.format, dtype=options.dtype)
+    written = export(
+        composition, recipe, options.out, format=options.format, dtype=options.dtype, base_config=options.base_config
+    )
     if options.save_recipe:
         placed(recipe, options.save_recipe.parent, for_others=False).save(options.save_recipe)
     print(json.dumps(composition.report.to_json(), indent=1) if options.json else _summary(composition.report, written))

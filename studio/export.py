@@ -11,20 +11,39 @@ from studio.formats.names import hub_id_or_none
 from studio.formats.safetensors_file import SaveDtype
 from studio.recipe import Recipe, placed
 from studio.report import Report
+from studio.text.folders import folder_at_hand
 
 
 def export(
-    composition: Composition, recipe: Recipe, out: Path, *, format: str = "peft", dtype: SaveDtype = "float32"
+    composition: Composition,
+    recipe: Recipe,
+    out: Path,
+    *,
+    format: str = "peft",
+    dtype: SaveDtype = "float32",
+    base_config: Path | None = None,
 ) -> Path:
     """Write the adapter to a folder or a .zip, with the recipe as one who unpacks it there must read it.
 
+    `base_config` is the base model's config.json, which GGUF needs; where the base is at hand, its own is taken.
     Raises `LoomError` if what was read back differs from what was composed.
     """
     adapter, report = composition
     carried = placed(recipe, out.with_suffix("") if out.suffix == ".zip" else out, for_others=True)
     return save_adapter(
-        adapter, out, format, dtype=dtype, recipe=carried.to_yaml(), card=card(adapter.base, recipe, report)
+        adapter,
+        out,
+        format,
+        dtype=dtype,
+        recipe=carried.to_yaml(),
+        card=card(adapter.base, recipe, report),
+        base_config=base_config or _config_at_hand(adapter.base),
     )
+
+
+def _config_at_hand(base: str | None) -> Path | None:
+    folder = folder_at_hand(base, None) if base else None
+    return folder / "config.json" if folder else None
 
 
 def card(base: str | None, recipe: Recipe, report: Report) -> str:

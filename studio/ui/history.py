@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from studio.desk import Desk
 from studio.errors import LoomError, Refused
 from studio.export import export
 from studio.files import write_atomic
+from studio.formats import WRITERS
 from studio.presets import load_preset, preset_choices
 from studio.recipe import MAX_BYTES, Recipe, read_yaml
 from studio.ui import views
@@ -51,8 +53,14 @@ class HistoryPanel:
                         min_width=90,
                         elem_id="export-dtype",
                     )
+                self.format = gr.Dropdown(
+                    [(writer.title, id) for id, writer in WRITERS.items()],
+                    value="peft",
+                    label="Format",
+                    elem_id="export-format",
+                )
                 with gr.Row():
-                    self.export = gr.Button("Export for PEFT", variant="primary", size="sm", elem_id="export")
+                    self.export = gr.Button("Export", variant="primary", size="sm", elem_id="export")
                     self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="download")
                 self.exported = gr.HTML(elem_id="exported")
             with gr.Tab("History", elem_classes="pane"):
@@ -104,7 +112,9 @@ class HistoryPanel:
         self.versions.input(self.on_version_chosen, [token, self.versions], every, **EDIT)
         self.open.upload(self.on_open, [token, self.open], every, **PRIVATE)
         done = [self.exported, self.download]
-        self.export.click(self.on_export, [token, self.name, self.dtype], done, concurrency_limit=2, **PRIVATE)
+        self.export.click(
+            self.on_export, [token, self.name, self.dtype, self.format], done, concurrency_limit=2, **PRIVATE
+        )
         shown = [self.undo, self.redo, self.steps, self.recipe, self.save, self.download, self.exported]
         self.shared.version.change(self.on_version, [token], shown, **EDIT)
 
@@ -181,7 +191,7 @@ class HistoryPanel:
         return self.shared.refresh(desk)
 
     @told_while
-    def on_export(self, token: str, name: str, dtype: str) -> Iterator[dict[Any, Any]]:
+    def on_export(self, token: str, name: str, dtype: str, format: str = "peft") -> Iterator[dict[Any, Any]]:
         """Write a zip, read it back, compare, and only then offer it."""
         desk = self.shared.desk(token)
         if not desk.recipe.sources:
@@ -191,7 +201,7 @@ class HistoryPanel:
             self.exported: views.message("Merging, writing, reading back…", "busy"),
             self.download: gr.update(visible=False),
         }
-        job = Job(lambda on_step: _exported(desk, recipe, dtype, on_step))
+        job = Job(partial(_exported, desk, recipe, dtype, format))
         while not job.wait(0.5):
             done, total, _ = job.progress
             yield {self.exported: views.message(f"Merging and writing… {done} of {total or '?'} modules", "busy")}
@@ -223,11 +233,12 @@ def read_recipe_from(file: Path) -> Recipe:
     return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
 
 
-def _exported(desk: Desk, recipe: Recipe, dtype: str, on_step: Any) -> tuple[Path, int]:
+def _exported(desk: Desk, recipe: Recipe, dtype: Any, format: str, on_step: Any) -> tuple[Path, int]:
     composition = desk.compose(on_step=on_step)
     folder = Path(tempfile.mkdtemp(prefix="export-", dir=desk.exports))
     plain = "".join(c if c.isalnum() or c in "._- " else "-" for c in recipe.name).strip(". ") or "merge"
-    return export(composition, recipe, folder / f"{plain}.zip", dtype=dtype), len(composition.adapter.modules)
+    written = export(composition, recipe, folder / f"{plain}.zip", format=format, dtype=dtype)
+    return written, len(composition.adapter.modules)
 
 
 def _recipe_file(desk: Desk, text: str) -> str:
