@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 
 from studio.adapter import Adapter, LoraModule
 from studio.linalg import Pair
@@ -74,12 +75,23 @@ def expected(
 
 def best_of_rank(delta: Dense, rank: int) -> Dense:
     """The nearest matrix of this rank (Eckart and Young): its image under the strongest left singular vectors."""
+    u, _, _ = triples_of(delta, rank)
+    return u @ (u.T @ delta)
+
+
+def triples_of(delta: Dense, count: int) -> tuple[Dense, Dense, Dense]:
+    """At most `count` singular triples U, S, V, strongest first, by eigenvectors of the smaller Gram matrix.
+
+    A singular value below 1e-6 of the largest is taken for zero and its triple left out.
+    """
     if delta.shape[0] > delta.shape[1]:
-        return best_of_rank(delta.T, rank).T
-    if rank >= delta.shape[0]:
-        return delta
-    strongest = np.linalg.eigh(delta @ delta.T).eigenvectors[:, -rank:]
-    return strongest @ (strongest.T @ delta)
+        v, s, u = triples_of(delta.T, count)
+        return u, s, v
+    last = len(delta) - 1
+    square, u = eigh(delta @ delta.T, subset_by_index=(max(last - count + 1, 0), last))
+    s, u = np.sqrt(np.maximum(square, 0))[::-1], u[:, ::-1]
+    live = (s > 1e-6 * s[0]) & (s > 0)
+    return u[:, live], s[live], delta.T @ (u[:, live] / s[live])
 
 
 def total_rank(sources: Sequence[Source]) -> int:
@@ -92,17 +104,22 @@ def weighted_sum(deltas: Sequence[Dense], weights: Weights) -> Dense:
 
 def trimmed(delta: Dense, density: float) -> Dense:
     """The largest `density` share of the entries, at least one."""
-    keep = max(1, round(density * delta.size))
+    keep = max(1, int(density * delta.size))
     smallest = np.sort(np.abs(delta), axis=None)[-keep]
     return np.where(np.abs(delta) >= smallest, delta, 0)
 
 
-def elected(values: Sequence[Dense]) -> Dense:
-    """Entry by entry: the mean of the non-zero values whose sign is that of the sum."""
-    stack = np.stack(values)
-    sign = np.where(stack.sum(0) >= 0, 1.0, -1.0)
-    agrees = stack * sign > 0
-    return np.where(agrees, stack, 0).sum(0) / np.maximum(agrees.sum(0), 1)
+def elected(deltas: Sequence[Dense], weights: Weights, election: str, mean: str) -> Dense:
+    """Entry by entry: the mean of the weighted values whose sign is elected.
+
+    mergekit lets the weighted values vote and divides by the sum of the weights that agree; PEFT lets the bare values
+    vote and divides by how many agree.
+    """
+    stack, own = np.stack(deltas), np.reshape(weights, (-1, 1, 1))
+    votes = own * stack if election == "mergekit" else stack
+    agrees = votes * np.where(votes.sum(0) >= 0, 1.0, -1.0) > 0
+    divisor = {"peft": agrees.sum(0), "mergekit": (own * agrees).sum(0), "none": np.ones(stack.shape[1:])}[mean]
+    return np.where(agrees, own * stack, 0).sum(0) / np.where(divisor == 0, 1, divisor)
 
 
 def uniform(stream: Stream, position: int, shape: tuple[int, ...]) -> Dense:
@@ -112,10 +129,14 @@ def uniform(stream: Stream, position: int, shape: tuple[int, ...]) -> Dense:
     return torch.rand(*shape, generator=generator).double().numpy()
 
 
-def joined(deltas: Sequence[Dense], weights: Weights, combine: str) -> Dense:
-    if combine == "ties":
-        return elected([w * d for w, d in zip(weights, deltas, strict=True)])
-    return weighted_sum(deltas, weights)
+def joined(deltas: Sequence[Dense], weights: Weights, combine: str, election: str, mean: str) -> Dense:
+    return elected(deltas, weights, election, mean) if combine == "ties" else weighted_sum(deltas, weights)
+
+
+def rescaled(delta: Dense, stays: Any, chance: Any, rescale: str) -> Dense:
+    """What stays, divided by its chance, or as in mergekit all alike so that the sum of magnitudes is the old one."""
+    kept = np.where(stays, delta, 0)
+    return kept / chance if rescale == "paper" else kept * (np.abs(delta).sum() / np.abs(kept).sum())
 
 
 def cat(sources: Sequence[Source], weights: Weights, stream: Stream) -> Dense:
@@ -126,23 +147,41 @@ def svd(sources: Sequence[Source], weights: Weights, stream: Stream, *, rank: in
     return best_of_rank(cat(sources, weights, stream), rank or max(source.rank for source in sources))
 
 
-def ties(sources: Sequence[Source], weights: Weights, stream: Stream, *, density: float, rank: int) -> Dense:
+def ties(
+    sources: Sequence[Source],
+    weights: Weights,
+    stream: Stream,
+    *,
+    density: float,
+    rank: int,
+    election: str,
+    mean: str,
+) -> Dense:
     if len(sources) == 1:
         return cat(sources, weights, stream)
-    merged = joined([trimmed(source.delta, density) for source in sources], weights, "ties")
+    merged = elected([trimmed(source.delta, density) for source in sources], weights, election, mean)
     return best_of_rank(merged, rank or total_rank(sources))
 
 
 def dare(
-    sources: Sequence[Source], weights: Weights, stream: Stream, *, density: float, combine: str, rank: int
+    sources: Sequence[Source],
+    weights: Weights,
+    stream: Stream,
+    *,
+    density: float,
+    combine: str,
+    rank: int,
+    rescale: str,
+    election: str,
+    mean: str,
 ) -> Dense:
     if len(sources) == 1:
         return cat(sources, weights, stream)
-    thinned = [
-        np.where(uniform(stream, i, source.delta.shape) < np.float32(density), source.delta / density, 0)
-        for i, source in enumerate(sources)
-    ]
-    return best_of_rank(joined(thinned, weights, combine), rank or total_rank(sources))
+    thinned = []
+    for i, source in enumerate(sources):
+        stays = uniform(stream, i, source.delta.shape) < np.float32(density)
+        thinned.append(rescaled(source.delta, stays, density, rescale))
+    return best_of_rank(joined(thinned, weights, combine, election, mean), rank or total_rank(sources))
 
 
 def della(
@@ -154,10 +193,14 @@ def della(
     epsilon: float,
     combine: str,
     rank: int,
+    rescale: str,
+    election: str,
+    mean: str,
 ) -> Dense:
     if len(sources) == 1:
         return cat(sources, weights, stream)
-    low, high = max(density - epsilon, 0.01), min(density + epsilon, 1.0)
+    spread = min(epsilon, 0.9 * density, 1 - density)
+    low, high = density - spread, density + spread
     thinned = []
     for i, source in enumerate(sources):
         delta = source.delta
@@ -165,8 +208,8 @@ def della(
         for row, values in enumerate(delta):
             places = np.argsort(np.abs(values), kind="stable")
             chance[row, places] = low + (high - low) * np.arange(len(values)) / max(len(values) - 1, 1)
-        thinned.append(np.where(uniform(stream, i, delta.shape) < chance, delta / chance, 0))
-    return best_of_rank(joined(thinned, weights, combine), rank or total_rank(sources))
+        thinned.append(rescaled(delta, uniform(stream, i, delta.shape) < chance, chance, rescale))
+    return best_of_rank(joined(thinned, weights, combine, election, mean), rank or total_rank(sources))
 
 
 def prune(sources: Sequence[Source], weights: Weights, stream: Stream, *, density: float, rank: int) -> Dense:
@@ -179,9 +222,14 @@ def breadcrumbs(
 ) -> Dense:
     kept = []
     for source in sources:
-        middle = trimmed(source.delta, min(density + gamma, 1.0))
-        outliers = trimmed(source.delta, gamma) if gamma else np.zeros_like(middle)
-        kept.append(np.where(outliers != 0, 0, middle))
+        size = source.delta.size
+        stay = int(density * size)
+        outliers = min(int(gamma * size), size - stay)
+        by_magnitude = np.argsort(-np.abs(source.delta), axis=None, kind="stable")
+        middle = np.zeros(size)
+        inside = by_magnitude[outliers : outliers + max(stay, 1)]
+        middle[inside] = source.delta.flat[inside]
+        kept.append(middle.reshape(source.delta.shape))
     return best_of_rank(weighted_sum(kept, weights), rank or total_rank(sources))
 
 
@@ -198,37 +246,59 @@ def slerp(sources: Sequence[Source], weights: Weights, stream: Stream) -> Dense:
     return sum(weights) * (np.sin((1 - t) * angle) * first + np.sin(t * angle) * second) / np.sin(angle)
 
 
-def knots(sources: Sequence[Source], weights: Weights, stream: Stream, *, density: float, combine: str) -> Dense:
+def knots(
+    sources: Sequence[Source],
+    weights: Weights,
+    stream: Stream,
+    *,
+    density: float,
+    combine: str,
+    election: str,
+    mean: str,
+) -> Dense:
     if len(sources) == 1:
         return cat(sources, weights, stream)
     left = common_basis([source.delta for source in sources], total_rank(sources))
     pieces = [left.T @ source.delta for source in sources]
-    return left @ in_basis(pieces, weights, stream, density, combine)
+    return left @ in_basis(pieces, weights, stream, density, combine, election, mean)
 
 
-def core(sources: Sequence[Source], weights: Weights, stream: Stream, *, density: float, combine: str) -> Dense:
+def core(
+    sources: Sequence[Source],
+    weights: Weights,
+    stream: Stream,
+    *,
+    density: float,
+    combine: str,
+    election: str,
+    mean: str,
+) -> Dense:
     if len(sources) == 1:
         return cat(sources, weights, stream)
     left = common_basis([source.delta for source in sources], total_rank(sources))
     right = common_basis([source.delta.T for source in sources], total_rank(sources))
     pieces = [left.T @ source.delta @ right for source in sources]
-    return left @ in_basis(pieces, weights, stream, density, combine) @ right.T
+    return left @ in_basis(pieces, weights, stream, density, combine, election, mean) @ right.T
 
 
 def common_basis(deltas: Sequence[Dense], rank: int) -> Dense:
-    """The left singular vectors of the deltas side by side, weakest first, the largest entry of each positive."""
-    u, s, _ = np.linalg.svd(np.hstack(deltas), full_matrices=False)
-    count = min(rank, len(s))
-    u = np.where(s[:count] > 1e-6 * s[0], u[:, :count], 0)[:, ::-1]
+    """The left singular vectors of the deltas side by side, weakest first, the largest entry of each positive.
+
+    As many columns as the ranks add up to, zero where there are fewer directions.
+    """
+    u, _, _ = triples_of(np.hstack(deltas), rank)
     peak = np.take_along_axis(u, np.abs(u).argmax(0)[None], 0)
-    return u * np.where(peak < 0, -1.0, 1.0)
+    missing = min(rank, len(u)) - u.shape[1]
+    return np.pad(u * np.where(peak < 0, -1.0, 1.0), ((0, 0), (0, missing)))[:, ::-1]
 
 
-def in_basis(pieces: Sequence[Dense], weights: Weights, stream: Stream, density: float, combine: str) -> Dense:
+def in_basis(
+    pieces: Sequence[Dense], weights: Weights, stream: Stream, density: float, combine: str, election: str, mean: str
+) -> Dense:
     if combine == "sum":
         return weighted_sum(pieces, weights)
     if combine == "ties":
-        return joined([trimmed(piece, density) for piece in pieces], weights, "ties")
+        return elected([trimmed(piece, density) for piece in pieces], weights, election, mean)
     dropped = [
         np.where(uniform(stream, i, piece.shape) < np.float32(density), piece / density, 0)
         for i, piece in enumerate(pieces)
@@ -238,12 +308,8 @@ def in_basis(pieces: Sequence[Dense], weights: Weights, stream: Stream, density:
 
 def tsv(sources: Sequence[Source], weights: Weights, stream: Stream, *, triples: int) -> Dense:
     room = max(min(sources[0].delta.shape) // len(sources), 1)
-    us, ss, vs = [], [], []
-    for source, weight in zip(sources, weights, strict=True):
-        u, s, vh = np.linalg.svd(source.delta, full_matrices=False)
-        count = min(triples or source.rank, room, len(s))
-        count = min(count, int((s > 1e-6 * s[0]).sum()))  # an untrained source has no directions
-        us, ss, vs = [*us, u[:, :count]], [*ss, weight * s[:count]], [*vs, vh[:count].T]
+    us, ss, vs = zip(*(triples_of(source.delta, min(triples or source.rank, room)) for source in sources), strict=True)
+    ss = [weight * s for weight, s in zip(weights, ss, strict=True)]
     return polar(np.hstack(us)) @ np.diag(np.concatenate(ss)) @ polar(np.hstack(vs)).T
 
 
@@ -254,9 +320,8 @@ def polar(directions: Dense) -> Dense:
 
 
 def iso(sources: Sequence[Source], weights: Weights, stream: Stream) -> Dense:
-    u, s, vh = np.linalg.svd(cat(sources, weights, stream), full_matrices=False)
-    live = s > 1e-9 * s[0]
-    return s[live].mean() * u[:, live] @ vh[live]
+    u, s, v = triples_of(cat(sources, weights, stream), total_rank(sources))
+    return s.mean() * u @ v.T
 
 
 def linear(sources: Sequence[Source], weights: Weights, stream: Stream) -> Dense:
@@ -307,10 +372,11 @@ def lego(
 
 def canonical(source: Source) -> Source:
     """Singular directions, strongest first, the largest entry of each column of B positive."""
-    u, s, vh = np.linalg.svd(source.delta, full_matrices=False)
-    u, s, vh = u[:, : source.rank], s[: source.rank], vh[: source.rank]
+    u, s, v = triples_of(source.delta, source.rank)
     sign = np.where(np.take_along_axis(u, np.abs(u).argmax(0)[None], 0)[0] < 0, -1.0, 1.0)
-    return Source((np.sqrt(s) * sign)[:, None] * vh, u * (np.sqrt(s) * sign))
+    missing = source.rank - len(s)
+    a, b = (np.sqrt(s) * sign)[:, None] * v.T, u * (np.sqrt(s) * sign)
+    return Source(np.pad(a, ((0, missing), (0, 0))), np.pad(b, ((0, 0), (0, missing))))
 
 
 def engine_labels(

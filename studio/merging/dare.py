@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from studio.late import torch
 from studio.merging.cat import weighted
-from studio.merging.dense import OUTPUT_HELP, OUTPUT_RANGE, coins, elect, refit, weighted_sum
+from studio.merging.dense import (
+    ELECTION_HELP,
+    MEAN_HELP,
+    OUTPUT_HELP,
+    OUTPUT_RANGE,
+    Election,
+    Mean,
+    Vote,
+    refit,
+)
 from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
+from studio.merging.thin import COMBINE_HELP, RESCALE_HELP, Combine, Rescale, same_chance, thinned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +41,11 @@ def dare(
     density: Annotated[
         float, Range(0.01, 1, 0.01), Help("Chance that an entry stays; those that stay are divided by it.")
     ] = 0.5,
-    combine: Annotated[
-        Literal["sum", "ties"], Help("How the thinned deltas are joined: weighted sum, or sign election.")
-    ] = "sum",
+    combine: Annotated[Combine, COMBINE_HELP] = "sum",
     rank: Annotated[int, OUTPUT_RANGE, OUTPUT_HELP] = 0,
+    rescale: Annotated[Rescale, RESCALE_HELP] = "paper",
+    election: Annotated[Election, ELECTION_HELP] = "mergekit",
+    mean: Annotated[Mean, MEAN_HELP] = "peft",
 ) -> Merged:
     """Drops entries of each delta at random, rescales the rest so that the average stays, and joins them.
 
@@ -43,11 +53,5 @@ def dare(
     """
     if len(pairs) == 1:
         return Merged(weighted(pairs, weights))
-    take = partial(_thinned, [pair.double() for pair in pairs], density, draw)
-    join = elect if combine == "ties" else weighted_sum
-    return refit(join(take, weights.double()), pairs, rank)
-
-
-def _thinned(pairs: Sequence[Pair], density: float, draw: Draw, i: int) -> Tensor:
-    delta = pairs[i].delta()
-    return torch.where(coins(delta, draw, i) < density, delta / density, 0.0)
+    chance = partial(same_chance, density=density)
+    return refit(thinned(pairs, weights, chance, draw, rescale, combine, Vote(election, mean)), pairs, rank)

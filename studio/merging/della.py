@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from studio.late import torch
 from studio.merging.cat import weighted
-from studio.merging.dense import OUTPUT_HELP, OUTPUT_RANGE, coins, elect, refit, weighted_sum
+from studio.merging.dense import (
+    ELECTION_HELP,
+    MEAN_HELP,
+    OUTPUT_HELP,
+    OUTPUT_RANGE,
+    Election,
+    Mean,
+    Vote,
+    refit,
+)
 from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
+from studio.merging.thin import COMBINE_HELP, RESCALE_HELP, Combine, Rescale, thinned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,12 +43,13 @@ def della(
     epsilon: Annotated[
         float,
         Range(0, 0.5, 0.01),
-        Help("The smallest entry of a row stays with density - epsilon, the largest with + epsilon."),
+        Help("A row's smallest entry stays with density - epsilon, its largest with + epsilon; cut to fit 0 to 1."),
     ] = 0.1,
-    combine: Annotated[
-        Literal["ties", "sum"], Help("How the thinned deltas are joined: sign election, or weighted sum.")
-    ] = "ties",
+    combine: Annotated[Combine, COMBINE_HELP] = "ties",
     rank: Annotated[int, OUTPUT_RANGE, OUTPUT_HELP] = 0,
+    rescale: Annotated[Rescale, RESCALE_HELP] = "paper",
+    election: Annotated[Election, ELECTION_HELP] = "mergekit",
+    mean: Annotated[Mean, MEAN_HELP] = "peft",
 ) -> Merged:
     """Drops entries at random, small ones sooner, rescales the rest so that the average stays, and joins them.
 
@@ -46,17 +57,18 @@ def della(
     """
     if len(pairs) == 1:
         return Merged(weighted(pairs, weights))
-    low, high = max(density - epsilon, 0.01), min(density + epsilon, 1.0)
-    take = partial(_thinned, [pair.double() for pair in pairs], low, high, draw)
-    join = elect if combine == "ties" else weighted_sum
-    return refit(join(take, weights.double()), pairs, rank)
+    spread = reach(density, epsilon)
+    chance = partial(chance_by_place, low=density - spread, high=density + spread)
+    return refit(thinned(pairs, weights, chance, draw, rescale, combine, Vote(election, mean)), pairs, rank)
 
 
-def _thinned(pairs: Sequence[Pair], low: float, high: float, draw: Draw, i: int) -> Tensor:
-    """Each row's entries, ranked by magnitude, kept with a chance that grows from `low` to `high`, divided by it."""
-    delta = pairs[i].delta()
+def reach(density: float, epsilon: float) -> float:
+    """Epsilon, cut on both sides alike, so that the mean chance stays `density` and no entry is without one."""
+    return min(epsilon, 0.9 * density, 1 - density)
+
+
+def chance_by_place(delta: Tensor, *, low: float, high: float) -> Tensor:
+    """`low` for the smallest magnitude of each row, `high` for the largest, evenly spaced between; as `delta`."""
     order = delta.abs().argsort(dim=-1, stable=True)
-    ladder = torch.linspace(0, 1, delta.shape[-1], dtype=delta.dtype, device=delta.device)
-    place = torch.empty_like(delta).scatter_(-1, order, ladder.expand_as(delta))
-    chance = low + (high - low) * place
-    return torch.where(coins(delta, draw, i) < chance, delta / chance, 0.0)
+    ladder = torch.linspace(low, high, delta.shape[-1], dtype=delta.dtype, device=delta.device)
+    return torch.empty_like(delta).scatter_(-1, order, ladder.expand_as(delta))

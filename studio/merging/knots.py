@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from studio.late import torch
 from studio.linalg import Pair
 from studio.merging.cat import weighted
-from studio.merging.dense import coins, elect, threshold, trim, weighted_sum
+from studio.merging.dense import (
+    ELECTION_HELP,
+    MEAN_HELP,
+    Election,
+    Mean,
+    Vote,
+    elect,
+    trim,
+    weighted_sum,
+)
 from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
+from studio.merging.thin import Coins, drop, same_chance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +47,8 @@ def knots(
     draw: Draw,
     density: Annotated[float, _DENSITY[0], _DENSITY[1]] = 1.0,
     combine: Annotated[Combine, _COMBINE] = "ties",
+    election: Annotated[Election, ELECTION_HELP] = "mergekit",
+    mean: Annotated[Mean, MEAN_HELP] = "peft",
 ) -> Merged:
     """Writes all deltas in one common output basis, the left singular vectors of them side by side, and merges there.
 
@@ -46,7 +58,7 @@ def knots(
         return Merged(weighted(pairs, weights))
     wide = [pair.double() for pair in pairs]
     left, pieces = _aligned(wide)
-    merged = _joined(pieces, weights.double(), density, combine, draw)
+    merged = _joined(pieces, weights.double(), density, combine, draw, Vote(election, mean))
     return Merged(Pair(merged, left).single())
 
 
@@ -63,6 +75,8 @@ def core(
     draw: Draw,
     density: Annotated[float, _DENSITY[0], _DENSITY[1]] = 0.5,
     combine: Annotated[Combine, _COMBINE] = "ties",
+    election: Annotated[Election, ELECTION_HELP] = "mergekit",
+    mean: Annotated[Mean, MEAN_HELP] = "peft",
 ) -> Merged:
     """Writes every delta as a small matrix between a common output and a common input basis, and merges those.
 
@@ -73,7 +87,9 @@ def core(
     wide = [pair.double() for pair in pairs]
     left, pieces = _aligned(wide)
     right, _ = _aligned([Pair(pair.B.mT, pair.A.mT) for pair in wide])
-    merged = _joined([piece @ right for piece in pieces], weights.double(), density, combine, draw)
+    merged = _joined(
+        [piece @ right for piece in pieces], weights.double(), density, combine, draw, Vote(election, mean)
+    )
     return Merged(Pair(merged @ right.mT, left).single())
 
 
@@ -96,18 +112,22 @@ def _aligned(pairs: Sequence[Pair]) -> tuple[Tensor, list[Tensor]]:
     return basis * sign, [(vectors * sign).mT @ piece for piece in inside]
 
 
-def _joined(pieces: Sequence[Tensor], weights: Tensor, density: float, combine: Combine, draw: Draw) -> Tensor:
+def _joined(
+    pieces: Sequence[Tensor], weights: Tensor, density: float, combine: Combine, draw: Draw, vote: Vote
+) -> Tensor:
     if combine == "sum":
-        return weighted_sum(pieces.__getitem__, weights)
+        return weighted_sum(pieces, weights=weights)
     if combine == "dare":
-        return weighted_sum(partial(_dropped, pieces, density, draw), weights)
-    smallest = [threshold(piece, density) for piece in pieces]
-    return elect(partial(_trimmed, pieces, smallest), weights)
+        chance = partial(same_chance, density=density)
+        dropped = [drop(piece, coins=Coins(draw, i), chance=chance) for i, piece in enumerate(pieces)]
+        return weighted_sum(dropped, weights=weights)
+    return elect([_trimmed(piece, density) for piece in pieces], weights=weights, vote=vote)
 
 
-def _trimmed(pieces: Sequence[Tensor], smallest: Sequence[Tensor], i: int) -> Tensor:
-    return trim(pieces[i], smallest[i])
-
-
-def _dropped(pieces: Sequence[Tensor], density: float, draw: Draw, i: int) -> Tensor:
-    return torch.where(coins(pieces[i], draw, i) < density, pieces[i] / density, 0.0)
+def _trimmed(piece: Tensor, density: float) -> Tensor:
+    """The largest entries of a piece, as many as `density` says."""
+    flat = piece.abs().flatten(-2)
+    dropped = flat.shape[-1] - max(1, int(density * flat.shape[-1]))
+    if not dropped:
+        return piece
+    return trim(piece, smallest=flat.kthvalue(dropped + 1, dim=-1).values[..., None, None])

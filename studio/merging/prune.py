@@ -7,7 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from studio.late import torch
-from studio.merging.dense import OUTPUT_HELP, OUTPUT_RANGE, refit, threshold, trim, weighted_sum
+from studio.merging.dense import (
+    OUTPUT_HELP,
+    OUTPUT_RANGE,
+    Filter,
+    entries,
+    merged_rows,
+    nth_largest,
+    refit,
+    trim,
+    weighted_sum,
+)
 from studio.merging.registry import Help, Laws, Merged, Range, method
 
 if TYPE_CHECKING:
@@ -32,8 +42,8 @@ def prune(
     rank: Annotated[int, OUTPUT_RANGE, OUTPUT_HELP] = 0,
 ) -> Merged:
     """Keeps each delta's largest entries and adds what is left; prunes a single adapter too."""
-    wide = [pair.double() for pair in pairs]
-    return refit(weighted_sum(partial(_largest, wide, density), weights.double()), pairs, rank)
+    filters = [partial(trim, smallest=nth_largest(pair, entries(pair, density))) for pair in pairs]
+    return refit(merged_rows(pairs, filters, partial(weighted_sum, weights=weights.double())), pairs, rank)
 
 
 @method(
@@ -52,20 +62,23 @@ def breadcrumbs(
     ] = 0.01,
     rank: Annotated[int, OUTPUT_RANGE, OUTPUT_HELP] = 0,
 ) -> Merged:
-    """Drops each delta's outliers as well as its small entries, and adds the middle."""
-    wide = [pair.double() for pair in pairs]
-    return refit(weighted_sum(partial(_middle, wide, density, gamma), weights.double()), pairs, rank)
+    """Drops each delta's outliers as well as its small entries, and adds the middle; prunes a single adapter too."""
+    filters = [_middle(pair, density, gamma) for pair in pairs]
+    return refit(merged_rows(pairs, filters, partial(weighted_sum, weights=weights.double())), pairs, rank)
 
 
-def _largest(pairs: Sequence[Pair], density: float, i: int) -> Tensor:
-    delta = pairs[i].delta()
-    return trim(delta, threshold(delta, density))
+def _middle(pair: Pair, density: float, gamma: float) -> Filter:
+    """A filter for the entries between the `gamma` largest and the `density` next ones.
+
+    Where both shares do not fit into one, fewer outliers are dropped; gamma 0 drops none (mergekit keeps nothing then).
+    """
+    stay = entries(pair, density)
+    outliers = min(entries(pair, gamma), entries(pair, 1) - stay)
+    smallest = nth_largest(pair, outliers + stay)
+    largest = nth_largest(pair, outliers) if outliers else torch.full_like(smallest, torch.inf)
+    return partial(_between, smallest=smallest, largest=largest)
 
 
-def _middle(pairs: Sequence[Pair], density: float, gamma: float, i: int) -> Tensor:
-    """The entries between the top `gamma` and the next `density` share; gamma 0 drops none of the largest."""
-    delta = pairs[i].delta()
-    kept = trim(delta, threshold(delta, min(density + gamma, 1.0)))
-    if gamma == 0:
-        return kept
-    return torch.where(delta.abs() >= threshold(delta, gamma), 0.0, kept)
+def _between(delta: Tensor, *, smallest: Tensor, largest: Tensor) -> Tensor:
+    size = delta.abs()
+    return torch.where((size >= smallest) & (size < largest), delta, 0.0)

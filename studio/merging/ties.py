@@ -7,7 +7,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from studio.merging.cat import weighted
-from studio.merging.dense import OUTPUT_HELP, OUTPUT_RANGE, elect, refit, threshold, trim
+from studio.merging.dense import (
+    ELECTION_HELP,
+    MEAN_HELP,
+    OUTPUT_HELP,
+    OUTPUT_RANGE,
+    Election,
+    Mean,
+    Vote,
+    elect,
+    entries,
+    merged_rows,
+    nth_largest,
+    refit,
+    trim,
+)
 from studio.merging.registry import Help, Laws, Merged, Range, method
 
 if TYPE_CHECKING:
@@ -31,6 +45,8 @@ def ties(
         float, Range(0.01, 1, 0.01), Help("Share of each delta's entries that stays, the largest first.")
     ] = 0.5,
     rank: Annotated[int, OUTPUT_RANGE, OUTPUT_HELP] = 0,
+    election: Annotated[Election, ELECTION_HELP] = "mergekit",
+    mean: Annotated[Mean, MEAN_HELP] = "peft",
 ) -> Merged:
     """Keeps each delta's largest entries, lets them vote on a sign, and averages the ones that agree.
 
@@ -38,10 +54,6 @@ def ties(
     """
     if len(pairs) == 1:
         return Merged(weighted(pairs, weights))
-    wide = [pair.double() for pair in pairs]
-    smallest = [threshold(pair.delta(), density) for pair in wide]
-    return refit(elect(partial(_trimmed, wide, smallest), weights.double()), pairs, rank)
-
-
-def _trimmed(pairs: Sequence[Pair], smallest: Sequence[Tensor], i: int) -> Tensor:
-    return trim(pairs[i].delta(), smallest[i])
+    filters = [partial(trim, smallest=nth_largest(pair, entries(pair, density))) for pair in pairs]
+    join = partial(elect, weights=weights.double(), vote=Vote(election, mean))
+    return refit(merged_rows(pairs, filters, join), pairs, rank)

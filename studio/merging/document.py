@@ -1,0 +1,61 @@
+"""What docs/merging.md says of each method's laws and knobs, from the registry: `python -m studio.merging.document`.
+
+The text between a method's two marks is ours; the rest of the page is written by hand. A test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from studio.files import write_atomic
+from studio.merging import Knob, Laws, Method, methods
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "merging.md"
+
+
+def section(method: Method) -> str:
+    """A method's facts in Markdown: where it comes from, its laws, its cost, its knobs."""
+    laws = [field.name for field in fields(Laws) if getattr(method.laws, field.name)]
+    broken = [field.name for field in fields(Laws) if field.name not in laws and field.name != "exact"]
+    space = "factors only" if method.space == "factors" else "a dense delta, one module at a time"
+    weight = "1/N" if method.default_weight == "mean" else "1"
+    most = f" At most {method.max_sources} adapters." if method.max_sources else ""
+    lines = [
+        f"{method.summary}",
+        "",
+        f"Source: {method.source}. Tier: {method.tier}. Works on {space}. A weight starts at {weight}.{most}",
+        f"Laws held: {', '.join(laws) or 'none'}. Not held: {', '.join(broken) or 'none'}.",
+    ]
+    if method.knobs:
+        rows = [_row(knob) for knob in method.knobs.values()]
+        lines += ["", "| knob | default | values | |", "| --- | --- | --- | --- |", *rows]
+    return "\n".join(lines)
+
+
+def filled(page: str) -> str:
+    """The page with every method's section as the registry has it now."""
+    for method in methods().values():
+        opening, closing = f"<!-- {method.id} -->\n", f"\n<!-- /{method.id} -->"
+        before, _, rest = page.partition(opening)
+        _, _, after = rest.partition(closing)
+        page = f"{before}{opening}{section(method)}{closing}{after}"
+    return page
+
+
+def _row(knob: Knob) -> str:
+    default = str(knob.default).lower() if knob.kind == "bool" else str(knob.default)
+    return f"| `{knob.name}` | {default} | {_values(knob)} | {knob.help} |"
+
+
+def _values(knob: Knob) -> str:
+    if knob.choices:
+        return ", ".join(knob.choices)
+    if knob.range is None:
+        return "true, false"
+    auto = "" if knob.range.auto is None else f", or {knob.range.auto:g}"
+    return f"{knob.range.low:g} to {knob.range.high:g}{auto}"
+
+
+if __name__ == "__main__":
+    write_atomic(PAGE, filled(PAGE.read_text(encoding="utf-8")).encode())
