@@ -1,4 +1,4 @@
-"""Random adapters with the shapes of real models, and measures of time and memory, for the benchmarks here."""
+"""Random adapters with the shapes of real models, and measures of time and memory, for the benchmarks."""
 
 from __future__ import annotations
 
