@@ -1,4 +1,4 @@
-"""Write `pytorch_lora_weights.safetensors` as diffusers saves it, with `lora_adapter_metadata` in its header.
+"""Write `pytorch_lora_weights.safetensors` as diffusers saves it.
 
 Every module gets one rank r = lora_alpha (zeros fill up, the scaling is folded into B): releases that knew a single
 alpha and those that read the header agree then. Source: formats.md section 4.
@@ -33,8 +33,7 @@ def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in adapter.modules.items():
         shapes[f"{name}.lora_A.weight"], shapes[f"{name}.lora_B.weight"] = stored_shapes(module, adapter.rank)
-    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(_configs(adapter), sort_keys=True)}
-    write_safetensors(folder / WEIGHTS, shapes, _values(adapter, shapes), dtype, metadata)
+    write_safetensors(folder / WEIGHTS, shapes, _values(adapter, shapes), dtype, _header(adapter))
 
 
 def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
@@ -45,17 +44,24 @@ def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
         yield up, b.reshape(shapes[up])
 
 
-def _configs(adapter: Adapter) -> dict[str, Any]:
-    """PEFT's config of each component, its fields prefixed with the component."""
+def _header(adapter: Adapter) -> dict[str, str]:
+    """PEFT's config of each component in the metadata, its fields prefixed with the component.
+
+    An adapter that reaches text encoders gets none: since transformers 5 their paths have lost `text_model`, which
+    diffusers 0.42 mends in the keys but not in a header's target_modules, and it wants all components or none.
+    """
     targets: dict[str, list[str]] = {}
     for name in adapter.modules:
         component, _, path = name.partition(".")
         targets.setdefault(component, []).append(path)
-    return {
+    if any(component.startswith("text_encoder") for component in targets):
+        return {"format": "pt"}
+    configs = {
         f"{component}.{field}": value
         for component, paths in targets.items()
         for field, value in _config(adapter.rank, paths).items()
     }
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(configs, sort_keys=True)}
 
 
 def _config(rank: int, paths: list[str]) -> dict[str, Any]:

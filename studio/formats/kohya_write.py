@@ -1,6 +1,7 @@
 """Write kohya's sd-scripts format: `lora_unet_..._to_q.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
-The scaling is folded into B and alpha is the rank, so every reader applies 1. SDXL's UNet gets the original block
+The scaling is folded into B and alpha is the rank, so every reader applies 1. UNets get one rank everywhere, because
+diffusers 0.42 loses the alphas of attention layers where they differ. SDXL's UNet gets the original block
 numbers, FLUX the original fused layers. Source: formats.md section 5.
 """
 
@@ -50,20 +51,26 @@ def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping
     modules = _spelled(adapter)
     shapes: dict[str, tuple[int, ...]] = {}
     for spelling, module in modules.items():
-        down, up = stored_shapes(module, module.rank)
+        down, up = stored_shapes(module, _rank(adapter, module))
         shapes |= dict(zip(_keys(spelling), (down, up, ()), strict=True))
-    rank = str(max(module.rank for module in modules.values()))
+    rank = str(max(shapes[_keys(spelling)[0]][0] for spelling in modules))
     about = {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
     write_safetensors(folder / WEIGHTS, shapes, _values(modules, shapes), dtype, {"format": "pt", **about})
 
 
 def _values(modules: Mapping[str, LoraModule], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
     for spelling, module in modules.items():
-        a, b = folded(module, module.rank)
         down, up, alpha = _keys(spelling)
+        rank = shapes[down][0]
+        a, b = folded(module, rank)
         yield down, a.reshape(shapes[down])
         yield up, b.reshape(shapes[up])
-        yield alpha, np.array(module.rank, np.float32)
+        yield alpha, np.array(rank, np.float32)
+
+
+def _rank(adapter: Adapter, module: LoraModule) -> int:
+    """The rank to store: FLUX's fused layers keep their own, which may be a multiple."""
+    return module.rank if _is_flux(adapter) else adapter.rank
 
 
 def _keys(spelling: str) -> tuple[str, str, str]:
