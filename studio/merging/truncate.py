@@ -12,7 +12,7 @@ from studio.linalg import Pair, Spectrum
 if TYPE_CHECKING:
     from torch import Tensor
 
-_EXACT_DIM = 1024  # up to here the shorter side is decomposed whole; beyond, by block Krylov iteration
+_EXACT_DIM = 2048  # up to here the shorter side is decomposed whole; beyond, by block Krylov iteration
 _KRYLOV_BLOCKS = 4
 _OVERSAMPLE = 16
 
@@ -20,7 +20,7 @@ _OVERSAMPLE = 16
 def truncate(delta: Tensor, rank: int) -> tuple[Pair, Tensor]:
     """The best pair of at most `rank` for a dense matrix (..., d_out, d_in), and the share of energy it keeps, (...,).
 
-    Up to 1024 on the shorter side by the eigenvectors of the Gram matrix in float64, exact. Beyond that by block Krylov
+    Up to 2048 on the shorter side by the eigenvectors of the Gram matrix in float64, exact. Beyond that by block Krylov
     iteration (Musco and Musco 2015): products in the matrix's own precision, so that no copy of it is made, and
     orthogonalisation in float64. The kept energy is that of the pair found, measured and not estimated.
     """

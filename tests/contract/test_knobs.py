@@ -35,7 +35,7 @@ def test_a_method_says_what_it_is(found: Method) -> None:
 
 @pytest.mark.parametrize("found", methods().values(), ids=IDS)
 def test_an_unknown_knob_is_refused_by_name(found: Method) -> None:
-    with pytest.raises(BadRecipe, match="(?i)'loudness'"):
+    with pytest.raises(BadRecipe, match=r"(?i)'loudness'"):
         found.check({"loudness": 1})
 
 

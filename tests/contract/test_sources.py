@@ -88,12 +88,12 @@ def test_a_negative_weight_subtracts(equal: list[Adapter], id: str) -> None:
 
 
 def test_slerp_refuses_a_negative_weight_by_name(equal: list[Adapter]) -> None:
-    with pytest.raises(CannotMerge, match="(?i)SLERP takes no negative weights"):
+    with pytest.raises(CannotMerge, match=r"(?i)SLERP takes no negative weights"):
         merge(equal[:2], "slerp", [1.0, -0.5])
 
 
 def test_slerp_refuses_a_third_source(equal: list[Adapter]) -> None:
-    with pytest.raises(CannotMerge, match="(?i)slerp takes at most 2 adapters, not 3"):
+    with pytest.raises(CannotMerge, match=r"(?i)slerp takes at most 2 adapters, not 3"):
         merge(equal, "slerp")
 
 
@@ -140,7 +140,7 @@ def test_weights_by_module(equal: list[Adapter], id: str) -> None:
 
 @pytest.mark.parametrize("id", IDS)
 def test_a_wrong_number_of_weights_is_refused(equal: list[Adapter], id: str) -> None:
-    with pytest.raises(BadRecipe, match="(?i)3 weights for 2 adapters"):
+    with pytest.raises(BadRecipe, match=r"(?i)3 weights for 2 adapters"):
         merge(equal[:2], id, WEIGHTS)
 
 
@@ -148,7 +148,7 @@ def test_a_wrong_number_of_weights_is_refused(equal: list[Adapter], id: str) -> 
 def test_shapes_that_differ_are_refused(equal: list[Adapter], id: str) -> None:
     other = adapter("other", {"q": 2}, seed=9)
     module = in_memory_module("up", np.ones((2, 5), np.float32), np.ones((30, 2), np.float32))
-    with pytest.raises(CannotMerge, match="(?i)up is 30 x 9 in one and 30 x 5 in other"):
+    with pytest.raises(CannotMerge, match=r"(?i)up is 30 x 9 in one and 30 x 5 in other"):
         merge([equal[0], replace(other, modules={**other.modules, "up": module})], id)
 
 
