@@ -53,12 +53,13 @@ class HistoryPanel:
                         min_width=90,
                         elem_id="export-dtype",
                     )
-                self.format = gr.Dropdown(
-                    [(writer.title, id) for id, writer in WRITERS.items()],
-                    value="peft",
-                    label="Format",
-                    elem_id="export-format",
-                )
+                    self.format = gr.Dropdown(
+                        [(writer.title.partition(" (")[0], id) for id, writer in WRITERS.items()],
+                        value="peft",
+                        label="Format",
+                        min_width=90,
+                        elem_id="export-format",
+                    )
                 with gr.Row():
                     self.export = gr.Button("Export", variant="primary", size="sm", elem_id="export")
                     self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="download")

@@ -53,7 +53,7 @@ def unit_map(
     height: int = 460,
     colour: Colour = "source",
     note: str = "",
-    empty: str = "Add an adapter, and its units appear here.",
+    empty: str = "Units appear here: add an adapter, or wait while they are read.",
     **html: Any,
 ) -> gr.HTML:
     """The map component; `value` is what `map_payload` returns, or None for the empty state.

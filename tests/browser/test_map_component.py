@@ -276,7 +276,7 @@ def test_empty_state(opened) -> None:
     _, page = opened
     page.get_by_role("button", name="none").click()
     wait(page, "window.__loomMap.points === 0")
-    expect(page.locator("#map .empty")).to_have_text("Add an adapter, and its units appear here.")
+    expect(page.locator("#map .empty")).to_have_text("Units appear here: add an adapter, or wait while they are read.")
     page.get_by_role("button", name="move").click()
     wait(page, "window.__loomMap.points > 0")
     expect(page.locator("#map .empty")).to_have_text("")
