@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from studio import preflight
 from studio.adapter import Adapter, LoraModule
+from studio.advice import advise
 from studio.errors import Cancelled, CannotMerge
 from studio.late import torch
 from studio.linalg import Pair, inner
@@ -86,7 +87,8 @@ def compose(
     if not work.modules:
         raise CannotMerge("Nothing is left to merge", "every weight is zero or every unit is muted", "raise a weight")
     adapter = _result(recipe, sources.adapters, work.modules)
-    return Composition(adapter, _report(recipe, sources, work, adapter, warnings, time.perf_counter() - started))
+    report = _report(recipe, sources, work, adapter, warnings, time.perf_counter() - started)
+    return Composition(adapter, replace(report, advice=advise(report)))
 
 
 def merge(

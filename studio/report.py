@@ -49,6 +49,7 @@ class Report:
 
     `kept_energy`: what the rank could hold of what the method wanted (1 for cat). `cosine_to_sum` and `norm_before`
     compare the result with the exact weighted sum of the sources. `error_to_sum` is the relative distance to it.
+    `advice` is one sentence on which method to try first, from these figures.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Report:
     modules: tuple[ModuleReport, ...]
     seconds: float
     recipe_digest: str = ""
+    advice: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `merge --json` and for the page."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 Norm = Literal["inf", "2"]
 Feature = Literal["joint", "half_normalised"]
-Form = Literal["raw", "canonical"]
+Form = Literal["raw", "canonical", "balanced", "aligned"]
+_IS_GAUGE_FIXED = frozenset({"balanced", "aligned"})
 
 
 class Pool(NamedTuple):
@@ -62,7 +63,10 @@ def lego(
     ] = "joint",
     form: Annotated[
         Form,
-        Help("raw: the rows as trained, as published. canonical: singular directions, free of training luck."),
+        Help(
+            "raw: the rows as trained, as published. canonical: singular directions, free of training luck. balanced "
+            "and aligned: those rows or directions, clustered by what they do, and averaged with matching signs."
+        ),
     ] = "raw",
     restarts: Annotated[
         int, Range(1, 50, 1), Help("Runs of k-means; the one with the lowest inertia is kept.", advanced=True)
@@ -72,7 +76,10 @@ def lego(
     pool = pool_of(pairs, weights, form)
     count = pool.A.shape[-2]
     k = min(k or max(pair.rank for pair in pairs), count)
-    labels = cluster(pool, k, feature=feature, restarts=restarts, seed=draw.seed)
+    gauge_fixed = form in _IS_GAUGE_FIXED
+    labels = cluster(pool, k, feature=feature, restarts=restarts, seed=draw.seed, gauge_fixed=gauge_fixed)
+    if gauge_fixed:
+        pool = sign_aligned(pool, labels, k)
     reference = r_ref or sum(pair.rank for pair in pairs) / len(pairs)
     pair = centroids(pool, labels, k, q=q if parameter_reweighting else None)
     return Merged(pair.scaled((reference / k) ** 0.5 if output_reweighting else 1.0).single())
@@ -80,25 +87,59 @@ def lego(
 
 def pool_of(pairs: Sequence[Pair], weights: Tensor, form: Form) -> Pool:
     """The units of all sources, weights inside: the root of |w| in both halves and its sign in b."""
-    chosen = Pairs.of(pairs).canonical if form == "canonical" else pairs
+    chosen = Pairs.of(pairs).canonical if form in {"canonical", "aligned"} else pairs
+    if form == "balanced":
+        chosen = [balanced(pair) for pair in chosen]
     return Pool(*stack([pair.scaled(weights[..., i]) for i, pair in enumerate(chosen)]))
 
 
-def unit_gram(pool: Pool, feature: Feature) -> Tensor:
-    """Inner products of the clustered features, (..., n, n) in float64."""
+def balanced(pair: Pair) -> Pair:
+    """The same units with |a| = |b|; one that does nothing becomes zero. Undoes (c a, b / c)."""
+    of_a, of_b = torch.linalg.vector_norm(pair.A, dim=-1), torch.linalg.vector_norm(pair.B, dim=-2)
+    size = (of_a * of_b).sqrt()
+    to_a, to_b = (torch.where(norm > 0, size / torch.where(norm > 0, norm, 1.0), 0.0) for norm in (of_a, of_b))
+    return Pair(pair.A * to_a[..., None], pair.B * to_b[..., None, :])
+
+
+def unit_gram(pool: Pool, feature: Feature, *, gauge_fixed: bool = False) -> Tensor:
+    """Inner products of the clustered features, (..., n, n) in float64.
+
+    They are those of the joint vectors [a; b], or if `gauge_fixed` of the rank-one matrices b a^T, on which the sign of
+    (a, b) has no influence.
+    """
+    of_a, of_b = half_grams(pool)
+    if feature == "half_normalised":
+        of_a, of_b = _unit_diagonal(of_a), _unit_diagonal(of_b)
+    return of_a * of_b if gauge_fixed else of_a + of_b
+
+
+def half_grams(pool: Pool) -> tuple[Tensor, Tensor]:
+    """Inner products of the a, and of the b, (..., n, n) in float64."""
     a, b = pool.A.double(), pool.B.double()
-    gram_a, gram_b = a @ a.mT, b.mT @ b
-    if feature == "joint":
-        return gram_a + gram_b
-    return _unit_diagonal(gram_a) + _unit_diagonal(gram_b)
+    return a @ a.mT, b.mT @ b
 
 
-def cluster(pool: Pool, k: int, *, feature: Feature, restarts: int, seed: int) -> Tensor:
+def cluster(pool: Pool, k: int, *, feature: Feature, restarts: int, seed: int, gauge_fixed: bool = False) -> Tensor:
     """The cluster of each unit, (..., n)."""
     count = pool.A.shape[-2]
     if k >= count:
-        return torch.arange(count).expand(pool.A.shape[:-1])
-    return kmeans(unit_gram(pool, feature), k, n_init=restarts, seed=seed).labels
+        return torch.arange(count, device=pool.A.device).expand(pool.A.shape[:-1])
+    return kmeans(unit_gram(pool, feature, gauge_fixed=gauge_fixed), k, n_init=restarts, seed=seed).labels
+
+
+def sign_aligned(pool: Pool, labels: Tensor, k: int) -> Pool:
+    """The same units, each with the sign that brings it nearest to the medoid of its cluster.
+
+    (a, b) and (-a, -b) are one unit and would cancel in a mean. The medoid is the member most like the others as a
+    matrix b a^T. The sign is that of a.a' + b.b'; the product (a.a')(b.b') of merging.md 1.3 cannot tell, because
+    flipping a unit leaves it as it is.
+    """
+    of_a, of_b = half_grams(pool)
+    member = torch.nn.functional.one_hot(labels, k).to(of_a)
+    likeness = ((of_a * of_b) @ member).masked_fill(member == 0, -torch.inf)
+    medoid = likeness.argmax(-2).gather(-1, labels)
+    sign = torch.where((of_a + of_b).gather(-1, medoid[..., None])[..., 0] < 0, -1.0, 1.0).to(pool.A)
+    return Pool(pool.A * sign[..., None], pool.B * sign[..., None, :])
 
 
 def centroids(pool: Pool, labels: Tensor, k: int, *, q: Norm | None) -> Pair:
