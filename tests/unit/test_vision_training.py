@@ -15,6 +15,7 @@ from studio.training.vision.__main__ import with_budgets
 from studio.training.vision.basis import Routed, relation_encoder, targets
 from studio.training.vision.data import draw_bank
 from studio.training.vision.editor import Editor
+from studio.training.vision.evaluate import draw_trials, wrong_reference
 from studio.training.vision.fit import Group, fit, schedule
 from studio.training.vision.nets import Transformer
 from studio.training.vision.run import STAGES, Run
@@ -197,3 +198,19 @@ def test_budgets_are_read() -> None:
     with pytest.raises(SystemExit):
         with_budgets(TOY, ["nothing=7"])
     assert all(callable(getattr(Run, stage)) for stage in STAGES)
+
+
+def test_the_control_shows_a_pair_of_another_task() -> None:
+    trials = draw_trials("transform", 1, 3, CPU, limit=3)
+    a, a2, b, answer = (torch.cat([getattr(t, name) for t in trials]) for name in ("a", "a2", "b", "answer"))
+    shown: list[torch.Tensor] = []
+
+    def record(*images: torch.Tensor) -> torch.Tensor:
+        shown.extend(images)
+        return images[2]
+
+    wrong_reference(record, trials)(a, a2, b, answer)
+    per_task = len(trials[0].b)
+    assert torch.equal(shown[0][:per_task], trials[-1].a)
+    assert torch.equal(shown[1][per_task : 2 * per_task], trials[0].a2)
+    assert torch.equal(shown[2], b)

@@ -108,6 +108,7 @@ def _measure_one(trial: Trial, images: Tensor, features: nn.Module) -> dict[str,
     }
 
 
-def wrong_reference(predict: Predict, shift: int) -> Predict:
-    """The control: every b is shown with the pair of another analogy, `shift` places away."""
+def wrong_reference(predict: Predict, trials: Sequence[Trial]) -> Predict:
+    """The control: every b is shown with a pair of another task, one longest trial away."""
+    shift = max(len(trial.b) for trial in trials)
     return lambda a, a2, b, answer: predict(a.roll(shift, 0), a2.roll(shift, 0), b, answer)

@@ -130,7 +130,10 @@ class Run:
         self._score("copy b", self._measure_all(lambda a, a2, b, answer: as_floats(b)))
         self._score("autoencoder bound", self._measure_all(self._reconstruct))
         sampler = self._sampler(model, TARGET_STEPS)
-        self._score("wrong reference", self._measure_all(wrong_reference(sampler, shift=self.settings.per_task)))
+        features = self.codec.net.encoder
+        trials = {split: self._trials(split) for split in SPLITS}
+        wrong = {split: measure(rows, wrong_reference(sampler, rows), features) for split, rows in trials.items()}
+        self._score("wrong reference", wrong)
         if best != TARGET_STEPS:
             self._score(f"lorweb, {best} steps", self._measure_all(self._sampler(model, best)))
         self.results["mix"] = self._mix_statistics(model)

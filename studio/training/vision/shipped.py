@@ -22,7 +22,7 @@ from torch import Tensor
 
 from studio.training.vision import report
 from studio.training.vision.data import as_bytes, as_floats
-from studio.training.vision.evaluate import SPLITS, draw_trials, measure
+from studio.training.vision.evaluate import SPLITS, draw_trials, measure, wrong_reference
 from studio.vision import world
 from studio.vision.pipeline import EMBEDDED, AnalogyModel, load_embedded
 
@@ -51,11 +51,12 @@ class ShippedPredictor:
 
 
 def measure_shipped(model: AnalogyModel, per_task: int, steps: int, seed: int = 5) -> None:
-    """Print the table of every split on fresh trials, beside copying b."""
-    rows: dict[str, dict[str, object]] = {"copy b": {}, f"lorweb, {steps} steps, shipped": {}}
+    """Print the table of every split on fresh trials, beside copying b and another task's pair."""
+    shipped = ShippedPredictor(model, steps)
+    rows: dict[str, dict[str, object]] = {"copy b": {}, "wrong reference": {}, f"lorweb, {steps} steps, shipped": {}}
     for split in SPLITS:
         trials = draw_trials(split, per_task, seed, CPU)
-        predictors = (lambda a, a2, b, answer: as_floats(b), ShippedPredictor(model, steps))
+        predictors = (lambda a, a2, b, answer: as_floats(b), wrong_reference(shipped, trials), shipped)
         for name, predict in zip(rows, predictors, strict=True):
             rows[name][split] = measure(trials, predict, model.vae.encoder)
     print(report.table({"scores": rows}))
