@@ -96,3 +96,51 @@ def mlx_folder(path: Path, *, rank: int = 2, scale: float | None = 10.0, seed: i
         config = {"fine_tune_type": "lora", "model": "tiny/base", "lora_parameters": {"rank": rank, "scale": scale}}
         (path / "adapter_config.json").write_text(json.dumps(config))
     return path
+
+
+def gguf_file(
+    path: Path,
+    pairs: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
+    *,
+    alpha: float,
+    architecture: str = "llama",
+    general_type: str = "adapter",
+    adapter_type: str = "lora",
+    kind: Any = None,
+) -> Path:
+    """A GGUF adapter by the package that owns the format; `kind` quantises its tensors."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(general_type)
+    writer.add_string("adapter.type", adapter_type)
+    writer.add_float32("adapter.lora.alpha", alpha)
+    writer.add_array("general.tags", ["lora", "test"])
+    for name, halves in pairs.items():
+        for half, values in zip("ab", halves, strict=True):
+            stored = values if kind is None else gguf.quants.quantize(values, kind)
+            writer.add_tensor(f"{name}.weight.lora_{half}", np.ascontiguousarray(stored), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def sharded_checkpoint(path: Path, adapters: Mapping[str, int] | None = None) -> Path:
+    """A checkpoint in three shards with adapters inside, by rank; config.json speaks of `vision` alone."""
+    chosen = {"vision": 4, "speech": 2} if adapters is None else adapters
+    shards: list[dict[str, np.ndarray[Any, Any]]] = [{}, {}, {"lm_head.weight": np.ones((4, 8), np.float32)}]
+    for layer in range(2):
+        stem = f"model.layers.{layer}.self_attn.qkv_proj"
+        shards[layer][f"{stem}.base_layer.weight"] = np.ones((12, 8), np.float32)
+        for name, rank in chosen.items():
+            down, up = pair(layer, 12, 8, rank)
+            shards[layer] |= {f"{stem}.lora_A.{name}.weight": down, f"{stem}.lora_B.{name}.weight": up}
+    files = [f"model-{i + 1:05}-of-00003.safetensors" for i in range(3)]
+    for file, tensors in zip(files, shards, strict=True):
+        weights_file(path / file, tensors)
+    weight_map = {key: file for file, tensors in zip(files, shards, strict=True) for key in tensors}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (path / "config.json").write_text(json.dumps({"vision_lora": {"r": 4, "lora_alpha": 8}}))
+    return path

@@ -188,11 +188,11 @@ def _may_be_weights(name: str) -> bool:
 def _locate_in_folder(folder: Path) -> Located:
     config = folder / CONFIG if (folder / CONFIG).is_file() else None
     found = choose_weights([file.name for file in folder.iterdir() if file.is_file()])
+    index = [file for file in folder.iterdir() if file.name.endswith(_INDEX)]
+    if len(index) == 1 and not set(found) & set(WEIGHT_NAMES):
+        return Located(folder, index[0], config)
     if len(found) == 1:
         return Located(folder, folder / found[0], config)
-    index = [file for file in folder.iterdir() if file.name.endswith(_INDEX)]
-    if found and len(index) == 1:
-        return Located(folder, index[0], config)
     if found:
         why = f"it is not clear which one is meant: {', '.join(found[:4])}"
         raise Refused(f"{folder.name} holds {len(found)} weights files", why, "give the file itself")

@@ -26,10 +26,20 @@ _UNDERSCORED = {
     "lora_prior_te_": "text_encoder",
     "lycoris_": "unet",
 }
+_FLUX_ROOTS = (
+    "double_blocks",
+    "single_blocks",
+    "img_in",
+    "txt_in",
+    "time_in",
+    "vector_in",
+    "guidance_in",
+    "final_layer",
+)
 # Files of one component have no prefix; what the path begins with tells which one it is.
 _FIRST_SEGMENTS = {
     "unet": ("down_blocks", "up_blocks", "mid_block", "conv_in", "conv_out", "time_embedding", "add_embedding"),
-    "transformer": ("transformer_blocks", "single_transformer_blocks", "double_blocks", "single_blocks"),
+    "transformer": ("transformer_blocks", "single_transformer_blocks", *_FLUX_ROOTS),
     "text_encoder": ("text_model",),
 }
 # The roots under which ComfyUI keeps the models of a checkpoint -> the component.

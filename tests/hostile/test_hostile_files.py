@@ -21,7 +21,7 @@ from studio.errors import LoomError, Refused
 from studio.formats import inspect, open_adapter
 from studio.formats.bundle import locate
 from studio.formats.peft_config import first_match
-from tests.fixtures import mlx_folder, peft_folder, weights_file
+from tests.fixtures import gguf_file, mlx_folder, peft_folder, sharded_checkpoint, weights_file
 
 many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -112,6 +112,58 @@ def test_flipped_bytes_of_a_good_file(tmp_path: Path, data: st.DataObject) -> No
 
 
 @many
+@given(data=st.data())
+def test_flipped_bytes_of_a_gguf(tmp_path: Path, data: st.DataObject) -> None:
+    pairs = {"blk.0.attn_v": (np.ones((2, 8), np.float32), np.ones((4, 2), np.float32))}
+    content = bytearray(gguf_file(tmp_path / "good.gguf", pairs, alpha=1.0).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(1, len(content)) | st.just(len(content)))
+    (tmp_path / "x.gguf").write_bytes(content[:end])
+    survives(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("kind", [0, 4, 8, 9, 12, 99])
+@pytest.mark.parametrize("length", [1 << 20, 1 << 40, (1 << 64) - 1])
+def test_a_gguf_array_without_end_is_cut_short(tmp_path: Path, kind: int, length: int) -> None:
+    key = len(b"x").to_bytes(8, "little") + b"x"
+    array = (9).to_bytes(4, "little") + kind.to_bytes(4, "little") + length.to_bytes(8, "little")
+    counts = (1).to_bytes(8, "little") * 2
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + counts + key + array + b"\0" * 64)
+    start = time.perf_counter()
+    survives(tmp_path / "x.gguf")
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("field", ["weight_map", "metadata"])
+@few
+@given(value=JSON | st.dictionaries(st.sampled_from(["a.lora_A.v.weight", "a.lora_B.v.weight"]), JSON))
+def test_every_index_field_with_any_value(tmp_path: Path, field: str, value: Any) -> None:
+    folder = sharded_checkpoint(tmp_path / "a")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {field: value}))
+    for path in (folder, f"{folder}#vision", f"{folder}#"):
+        survives(Path(path))
+
+
+@few
+@given(value=JSON | st.dictionaries(st.sampled_from(["r", "lora_alpha"]), JSON))
+def test_any_config_of_an_embedded_adapter(tmp_path: Path, value: Any) -> None:
+    folder = sharded_checkpoint(tmp_path / "a")
+    (folder / "config.json").write_text(json.dumps({"vision_lora": value}))
+    survives(Path(f"{folder}#vision"))
+
+
+@few
+@given(config=st.dictionaries(st.sampled_from(["head_dim", "hidden_size", "num_attention_heads"]), JSON))
+def test_any_base_config_beside_a_gguf(tmp_path: Path, config: Any) -> None:
+    pairs = {"blk.0.attn_q": (np.ones((2, 8), np.float32), np.ones((4, 2), np.float32))}
+    gguf_file(tmp_path / "x.gguf", pairs, alpha=1.0)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    survives(tmp_path / "x.gguf")
+
+
+@many
 @given(header=JSON)
 def test_any_json_as_header(tmp_path: Path, header: Any) -> None:
     survives(header_file(tmp_path / "x.safetensors", json.dumps(header).encode()))
@@ -146,6 +198,11 @@ def test_any_json_as_header(tmp_path: Path, header: Any) -> None:
         | st.sampled_from(
             ["lora_unet_x.hada_w1_a", "lora_unet_x.hada_w1_b", "lora_unet_x.hada_w2_a", "lora_unet_x.hada_t1"]
         )
+        | st.sampled_from(["double_blocks.0.img_attn.qkv.lora_A.weight", "double_blocks.0.img_attn.qkv.lora_B.weight"])
+        | st.sampled_from(["single_blocks.0.linear1.lora_A.weight", "single_blocks.0.linear1.lora_B.weight"])
+        | st.sampled_from([f"single_blocks.0.processor.qkv_lora.{half}.weight" for half in ("down", "up")])
+        | st.sampled_from(["diffusion_model.x.lora_A.weight", "diffusion_model.x.lora_B.weight", "x.lora_keys"])
+        | st.sampled_from(["a.lora_A.v.weight", "a.lora_B.v.weight", "a.base_layer.weight"])
         | st.text(string.ascii_letters + "._:", min_size=1, max_size=12),
         unique=True,
         max_size=8,
