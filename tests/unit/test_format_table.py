@@ -1,0 +1,34 @@
+"""The table of dialects in the docs is the one that the code gives, and every test that it leans on is there."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from studio.formats import WRITERS
+
+ROOT = Path(__file__).parents[2]
+_SPEC = importlib.util.spec_from_file_location("format_table", ROOT / "tools" / "format_table.py")
+assert _SPEC
+assert _SPEC.loader
+format_table = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(format_table)
+
+
+def test_the_docs_hold_the_table() -> None:
+    text = format_table.PAGE.read_text(encoding="utf-8")
+    assert format_table.page(text) == text, "run: python tools/format_table.py"
+
+
+def test_every_format_that_is_written_is_tested_with_its_owner() -> None:
+    assert format_table.WRITTEN.keys() == WRITERS.keys()
+    assert format_table.READ.keys() <= set(format_table.dialects())
+
+
+@pytest.mark.parametrize("proof", [*format_table.READ.values(), *format_table.WRITTEN.values()])
+def test_the_tests_that_it_names_exist(proof: tuple[str, tuple[str, ...]]) -> None:
+    for name in proof[1]:
+        file, _, test = name.partition("::")
+        assert f"def {test}(" in (ROOT / "tests" / "unit" / f"{file}.py").read_text(encoding="utf-8"), name
