@@ -90,7 +90,8 @@ def report(found: Report) -> str:
     warnings = "".join(f"<li>{escape(text)}</li>" for text in found.warnings)
     extras = "" if found.extras == "none" else f"<p>Heads, biases and other full tensors: {escape(found.extras)}.</p>"
     return (
-        f"<dl class='figures'>{tiles}</dl>{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{extras}"
+        f"<dl class='figures'>{tiles}</dl><p class='advice'>{escape(found.advice)}</p>"
+        f"{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{extras}"
         f"{cosines([source.name for source in found.sources], found.cosines)}"
     )
 
