@@ -10,6 +10,11 @@ from studio.late import torch
 _MAX_LOGITS = 1 << 26  # float32 logits held at once while a text is measured: 256 MiB
 
 
+def accepts(model: Any, option: str) -> bool:
+    """Whether the model's forward pass has this option."""
+    return option in inspect.signature(model.forward).parameters
+
+
 class Reader:
     """A model that reads from left to right and remembers what it has read."""
 
@@ -17,7 +22,7 @@ class Reader:
         self._model = model
         self._cache: Any = None
         self._seen: torch.Tensor | None = None
-        self._can_keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._can_keep_last = accepts(model, "logits_to_keep")
 
     def read(self, ids: torch.Tensor, *, last_only: bool = False) -> torch.Tensor:
         """Logits (rows, T, vocabulary) after each of the next T tokens (rows, T); with `last_only`, T is 1."""

@@ -106,10 +106,11 @@ def _update_shape(layer: Any, name: str) -> tuple[int, int] | None:
     return None
 
 
-def view_with_rows(model: Any, rows: int, blocks: Sequence[Block]) -> Any:
+def view_with_rows(model: Any, rows: int, blocks: Sequence[Block], *, each: int = 1) -> Any:
     """A view of the model for batches of `rows` rows, each with its factors; rows outside all blocks are stock rows.
 
-    The view shares the weights, so it costs no memory to speak of; drop it after use.
+    With `each`, a row stands for that many texts: the batch has rows * each of them, the first row's texts first. The
+    view shares the weights, so it costs no memory to speak of; drop it after use.
     """
     shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     shared[id(model.config)] = model.config
@@ -118,21 +119,24 @@ def view_with_rows(model: Any, rows: int, blocks: Sequence[Block]) -> Any:
         layer = view.get_submodule(name)
         updates = tuple((block.first, block.stack[name]) for block in blocks if name in block.stack)
         is_embedding = isinstance(layer, torch.nn.Embedding)
-        layer.register_forward_hook(_EmbeddingRows(rows, updates) if is_embedding else _LinearRows(rows, updates))
+        kind = _EmbeddingRows if is_embedding else _LinearRows
+        layer.register_forward_hook(kind(rows, each, updates))
     return view
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LinearRows:
-    """The forward hook of a linear layer; x is (rows, T, d_in), or (rows * T, d_in) where a model flattens it."""
+    """The forward hook of a linear layer; x is (texts, T, d_in), or (texts * T, d_in) where a model flattens it."""
 
     rows: int
+    each: int
     updates: tuple[tuple[int, Factors], ...]
 
     def __call__(self, layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         x = inputs[0]
-        if len(x) != self.rows and (x.ndim != 2 or len(x) % self.rows):
-            raise LoomError(f"A layer got {tuple(x.shape)}", f"it is no batch of {self.rows}", "choose another base")
+        texts = self.rows * self.each
+        if len(x) != texts and (x.ndim != 2 or len(x) % texts):
+            raise LoomError(f"A layer got {tuple(x.shape)}", f"it is no batch of {texts}", "choose another base")
         x, y = x.reshape(self.rows, -1, x.shape[-1]), output.reshape(self.rows, -1, output.shape[-1])
         for first, factors in self.updates:
             at = slice(first, first + len(factors.down))
@@ -142,17 +146,20 @@ class _LinearRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _EmbeddingRows:
-    """The forward hook of an embedding; ids are (rows, T), or (1, T) where all rows share them, as positions do."""
+    """The forward hook of an embedding; ids are (texts, T), or (1, T) where all texts share them, as positions do."""
 
     rows: int
+    each: int
     updates: tuple[tuple[int, Factors], ...]
 
     def __call__(self, layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        ids = inputs[0].expand(self.rows, -1)
-        y = output.expand(self.rows, -1, -1).clone()
+        texts = self.rows * self.each
+        ids = inputs[0].expand(texts, -1).reshape(self.rows, -1)
+        y = output.expand(texts, -1, -1).clone()
+        grouped = y.view(self.rows, -1, y.shape[-1])
         scale = getattr(layer, "embed_scale", 1.0)
         for first, factors in self.updates:
             at = slice(first, first + len(factors.down))
             row = torch.arange(len(factors.down), device=ids.device)[:, None]
-            y[at] += torch.bmm(factors.down[row, ids[at]], factors.up) * scale
+            grouped[at] += torch.bmm(factors.down[row, ids[at]], factors.up) * scale
         return y
