@@ -39,12 +39,14 @@ class Composition(NamedTuple):
 class Sources:
     """The opened adapters of a composition, and their stacked factors once somebody needed them.
 
-    The page keeps one of these while a slider moves, so that a new weight costs algebra and no reading.
+    The page keeps one of these while a slider moves, so that a new weight costs algebra and no reading. The algebra is
+    done on `device`, as torch names it (`cuda`), in batches of about `budget` bytes; results always come back.
     """
 
     adapters: tuple[Adapter, ...]
     budget: int = BUDGET
     hashes: tuple[str | None, ...] = ()
+    device: str = "cpu"
 
     @cached_property
     def small(self) -> bool:
@@ -54,13 +56,13 @@ class Sources:
 
     @cached_property
     def _kept(self) -> tuple[Stack, ...]:
-        return tuple(stacks(self.adapters, budget=self.budget))
+        return tuple(stacks(self.adapters, budget=self.budget, device=self.device))
 
     def stacks(self, *, dense: bool) -> Iterable[Stack]:
         """The modules in batches; from memory where they fit."""
         if self.small and not dense:
             return self._kept
-        return stacks(self.adapters, budget=self.budget, dense=dense)
+        return stacks(self.adapters, budget=self.budget, dense=dense, device=self.device)
 
 
 def compose(
@@ -179,16 +181,17 @@ class _Work:
 
     def _merge(self, part: Stack, weights: Tensor) -> None:
         draw = {"draw": Draw(self.recipe.seed, part.names)} if self.method.draws else {}
+        weights = weights.to(self.sources.device)
         merged = self.method.run(part.pairs, weights.float(), **self.knobs, **draw)
         pair = merged.pair if self.recipe.scale == 1 else merged.pair.scaled(self.recipe.scale)
         index = torch.tensor(part.sources)
-        self.gram[index[:, None], index] += part.pairs.products.sum(0)
+        self.gram[index[:, None], index] += part.pairs.products.sum(0).cpu()
         self._keep(part, pair)
         sizes = _sizes(part, weights * self.recipe.scale, pair, is_sum=self.method.laws.exact)
         self.rows += _module_reports(part, sizes, pair.rank, merged.kept, self._names())
 
     def _keep(self, part: Stack, pair: Pair) -> None:
-        a, b, like = pair.A.float().numpy(), pair.B.float().numpy(), part.like
+        a, b, like = pair.A.float().cpu().numpy(), pair.B.float().cpu().numpy(), part.like
         if not (math.isfinite(float(a.sum())) and math.isfinite(float(b.sum()))):
             raise CannotMerge(
                 f"The merge of {part.names[0]} is not finite", "a source holds NaN or numbers too large", "remove it"
@@ -237,7 +240,7 @@ def _overlap(products: Tensor) -> list[float | None]:
     count = products.shape[-1]
     if count < 2:
         return [None] * len(products)
-    cosines = cosines_of(products) - torch.eye(count, dtype=torch.float64)
+    cosines = cosines_of(products) - torch.eye(count, dtype=torch.float64, device=products.device)
     flat = cosines.flatten(1)
     return [float(x) for x in flat.gather(1, flat.abs().argmax(1, keepdim=True))[:, 0]]
 
@@ -247,7 +250,7 @@ def cosines_of(products: Tensor) -> Tensor:
     norms = products.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     sizes = norms[..., :, None] * norms[..., None, :]
     cosines = torch.where(sizes > 0, products / sizes.clamp_min(1e-300), 0.0).clamp(-1, 1)
-    eye = torch.eye(products.shape[-1], dtype=torch.bool)
+    eye = torch.eye(products.shape[-1], dtype=torch.bool, device=products.device)
     return torch.where(eye, 1.0, cosines)
 
 

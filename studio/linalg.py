@@ -148,7 +148,7 @@ class Spectrum(NamedTuple):
 
 def spectrum(pair: Pair) -> Spectrum:
     """SVD of B @ A, exact, float64; see `spectrum_of_sum`."""
-    return spectrum_of_sum(Pairs((pair,)), torch.ones(1))
+    return spectrum_of_sum(Pairs((pair,)), torch.ones(1, device=pair.A.device))
 
 
 def spectrum_of_sum(pairs: Sequence[Pair], weights: Tensor, directions: int | None = None) -> Spectrum:

@@ -57,9 +57,9 @@ def module_names(adapters: Sequence[Adapter]) -> list[str]:
     return list(dict.fromkeys(name for adapter in adapters for name in adapter.modules))
 
 
-def stacks(adapters: Sequence[Adapter], *, budget: int, dense: bool = False) -> Iterator[Stack]:
+def stacks(adapters: Sequence[Adapter], *, budget: int, dense: bool = False, device: str = "cpu") -> Iterator[Stack]:
     """Gather the adapters' modules into stacks whose working memory, with dense deltas if `dense`, stays near
-    `budget` bytes.
+    `budget` bytes; their factors lie on `device`.
 
     Raises `CannotMerge` where two adapters disagree about a module's shape. A module larger than the budget comes
     alone.
@@ -70,7 +70,7 @@ def stacks(adapters: Sequence[Adapter], *, budget: int, dense: bool = False) -> 
     for shape, names in groups.items():
         size = max(1, budget // _bytes(shape, dense))
         for start in range(0, len(names), size):
-            yield _gather(names[start : start + size], shape, adapters)
+            yield _gather(names[start : start + size], shape, adapters, device)
 
 
 def parts(stack: Stack, weights: Tensor, edits: Sequence[UnitEdits]) -> Iterator[tuple[Stack, Tensor]]:
@@ -124,22 +124,22 @@ def _bytes(shape: _Shape, dense: bool) -> int:
     return 5 * 8 * shape.d_out * shape.d_in if dense else 2 * 8 * rank * (shape.d_out + shape.d_in)
 
 
-def _gather(names: Sequence[str], shape: _Shape, adapters: Sequence[Adapter]) -> Stack:
+def _gather(names: Sequence[str], shape: _Shape, adapters: Sequence[Adapter], device: str) -> Stack:
     sources = tuple(i for i, _ in shape.ranks)
-    pairs = Pairs(_pair([adapters[i].modules[name] for name in names]) for i in sources)
+    pairs = Pairs(_pair([adapters[i].modules[name] for name in names], device) for i in sources)
     return Stack(tuple(names), sources, pairs, adapters[sources[0]].modules[names[0]])
 
 
-def _pair(modules: Sequence[LoraModule]) -> Pair:
+def _pair(modules: Sequence[LoraModule], device: str) -> Pair:
     factors = [module.load() for module in modules]
-    a = torch.from_numpy(np.stack([a for a, _ in factors]))
-    b = torch.from_numpy(np.stack([b for _, b in factors]))
+    a = torch.from_numpy(np.stack([a for a, _ in factors])).to(device)
+    b = torch.from_numpy(np.stack([b for _, b in factors])).to(device)
     return Pair(a, b).scaled(torch.tensor([module.scaling for module in modules], dtype=torch.float64))
 
 
 def edited(pair: Pair, scales: Mapping[int, float], form: str) -> Pair:
     """Units scaled one by one, in raw or canonical form; a unit scaled by 0 is gone, and the rank falls with it."""
     pair = canonical(pair).single() if form == "canonical" else pair
-    factors = torch.tensor([scales.get(t, 1.0) for t in range(pair.rank)], dtype=pair.B.dtype)
+    factors = torch.tensor([scales.get(t, 1.0) for t in range(pair.rank)], dtype=pair.B.dtype, device=pair.B.device)
     keep = torch.nonzero(factors)[:, 0]
     return Pair(pair.A[..., keep, :], (pair.B * factors)[..., keep])
