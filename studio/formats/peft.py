@@ -13,6 +13,7 @@ from typing import NamedTuple
 from studio.adapter import Adapter, Finding, LoraModule
 from studio.errors import Refused
 from studio.formats.bundle import Bundle
+from studio.formats.experts import parameter_of, split_experts
 from studio.formats.names import hub_id_or_none, with_component
 from studio.formats.pairs import require_both_halves, stored_module
 from studio.formats.peft_config import PeftConfig, read_peft_config
@@ -61,7 +62,7 @@ def read(bundle: Bundle) -> Adapter:
             f"its keys are like {next(iter(bundle.keys), '(none)')}",
             "check the file",
         )
-    modules = {name: _module(name, sorted_keys, config) for name in sorted_keys.downs}
+    modules = {module.name: module for name in sorted_keys.downs for module in _modules(name, sorted_keys, config)}
     return Adapter(
         name=bundle.name,
         modules=modules,
@@ -155,12 +156,6 @@ def _refuse_part(key: str, part: _Part) -> None:
         )
     if part.segment not in _DOWN | _UP or not part.module:
         raise Refused("this is not plain LoRA", f"it holds {key}", "only lora_A and lora_B are understood here")
-    if part.module.endswith(".base_layer"):
-        raise Refused(
-            "this is LoRA on fused mixture-of-experts parameters (target_parameters), not plain LoRA",
-            f"it holds {key}",
-            "train on modules",
-        )
 
 
 def _keep_extra(key: str, tensor: TensorRef, extras: dict[str, TensorRef]) -> None:
@@ -173,6 +168,16 @@ def _keep_extra(key: str, tensor: TensorRef, extras: dict[str, TensorRef]) -> No
         del segments[at : at + (2 if segments[at + 1 : at + 2] == ["default"] else 1)]
     name = ".".join(segment for segment in segments if segment != "base_layer")
     extras.setdefault(name, tensor)
+
+
+def _modules(name: str, found: _Sorted, config: PeftConfig) -> list[LoraModule]:
+    """The module of a pair, or where it adapts a fused parameter (target_parameters) one for each expert."""
+    parameter = parameter_of(name, config.target_parameters)
+    if parameter is None:
+        return [_module(name, found, config)]
+    rank = config.expected_rank(parameter)
+    scaling = config.scaling(parameter, rank) if rank else 1.0
+    return split_experts(parameter, found.downs[name], found.ups[name], rank, scaling)
 
 
 def _module(name: str, found: _Sorted, config: PeftConfig) -> LoraModule:

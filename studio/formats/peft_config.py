@@ -28,7 +28,6 @@ _OTHER_KINDS = {
     "use_bdlora": "block-diagonal LoRA (BD-LoRA)",
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
-    "target_parameters": "LoRA on fused mixture-of-experts parameters (target_parameters)",
 }
 _SPELLED = {"ADALORA": "AdaLoRA", "VERA": "VeRA", "PREFIX_TUNING": "prefix tuning", "PROMPT_TUNING": "prompt tuning"}
 _CAVEATS = {
@@ -56,6 +55,7 @@ class PeftConfig:
     findings: tuple[Finding, ...]
     carried: Mapping[str, Any]
     deadline: float = math.inf
+    target_parameters: tuple[str, ...] = ()
 
     def expected_rank(self, module: str) -> int | None:
         """The rank the config promises for a module, or None where it promises none."""
@@ -94,6 +94,7 @@ def read_peft_config(config: Mapping[str, Any] | None) -> PeftConfig:
         findings=tuple(_caveats(config)),
         carried=_carried(config),
         deadline=time.monotonic() + _MATCHING_SECONDS,
+        target_parameters=_listed(config, "target_parameters"),
     )
 
 
@@ -210,6 +211,14 @@ def _names(config: Mapping[str, Any], field: str) -> str | tuple[str, ...]:
     if isinstance(value, Sequence) and all(isinstance(name, str) for name in value):
         return tuple(value)
     raise _wrong(field, value, "a list of module names")
+
+
+def _listed(config: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """Names that PEFT takes as a list only."""
+    found = _names(config, field)
+    if isinstance(found, str):
+        raise _wrong(field, found, "a list of parameter names")
+    return found
 
 
 def _patterns(config: Mapping[str, Any], field: str, least: float = -math.inf) -> dict[str, float]:

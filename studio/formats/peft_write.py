@@ -13,6 +13,7 @@ from typing import Any
 
 from studio.adapter import Adapter, LoraModule
 from studio.formats.bundle import CONFIG
+from studio.formats.experts import fused_experts, stored_names
 from studio.formats.names import hub_id_or_none, without_component
 from studio.formats.pairs import folded, stored_shapes
 from studio.formats.safetensors_file import SaveDtype, write_json, write_safetensors
@@ -25,16 +26,19 @@ _HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
 def check(adapter: Adapter, base_config: Mapping[str, Any]) -> None:
-    """PEFT holds whatever is read here."""
+    """PEFT holds whatever is read here; raises `LoomError` where some of a parameter's experts are missing."""
+    fused_experts(adapter.modules)
 
 
 def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping[str, Any]) -> None:
     """Write adapter_config.json and adapter_model.safetensors into an existing folder."""
     adapter = _inside_component(adapter)
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in adapter.modules.items():
+    for name, module in _plain(adapter).items():
         down, up = _keys(name, module)
         shapes[down], shapes[up] = stored_shapes(module, adapter.rank)
+    for name, group in stored_names(fused_experts(adapter.modules)):
+        shapes[f"{_PREFIX}{name}.lora_A.weight"], shapes[f"{_PREFIX}{name}.lora_B.weight"] = group.shapes(adapter.rank)
     for name, tensor in adapter.extras.items():
         shapes[_extra_key(name, adapter)] = tensor.shape
     write_safetensors(folder / WEIGHTS, shapes, _values(adapter, shapes), dtype, {"format": "pt"})
@@ -45,6 +49,7 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     """The adapter_config.json of an export."""
     saved = _modules_to_save(adapter)
     task = adapter.config.get("task_type")
+    parameters = sorted(group.parameter for group in fused_experts(adapter.modules))
     return {
         "alpha_pattern": {},
         "base_model_name_or_path": hub_id_or_none(adapter.base),
@@ -58,10 +63,16 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
         "peft_type": "LORA",
         "r": adapter.rank,
         "rank_pattern": {},
-        "target_modules": sorted(adapter.modules),
+        "target_modules": sorted(_plain(adapter)) or None,
         "task_type": None if task in _HEAD_TASKS and not saved else task,
         "use_rslora": False,
+        **({"target_parameters": parameters} if parameters else {}),
     }
+
+
+def _plain(adapter: Adapter) -> dict[str, LoraModule]:
+    """The modules that have a pair of their own; experts share one by parameter."""
+    return {name: module for name, module in adapter.modules.items() if module.kind != "expert"}
 
 
 def _inside_component(adapter: Adapter) -> Adapter:
@@ -75,11 +86,15 @@ def _inside_component(adapter: Adapter) -> Adapter:
 
 
 def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
-    for name, module in adapter.modules.items():
+    for name, module in _plain(adapter).items():
         down, up = _keys(name, module)
         a, b = folded(module, adapter.rank)
         yield down, a.reshape(shapes[down])
         yield up, b.reshape(shapes[up])
+    for name, group in stored_names(fused_experts(adapter.modules)):
+        a, b = group.pair(adapter.rank)
+        yield f"{_PREFIX}{name}.lora_A.weight", a
+        yield f"{_PREFIX}{name}.lora_B.weight", b
     for name, tensor in adapter.extras.items():
         yield _extra_key(name, adapter), tensor.read()
 

@@ -206,7 +206,6 @@ def test_without_config_the_scaling_is_one_and_said_so(tmp_path: Path) -> None:
         ({"lora_bias": True}, "lora_bias"),
         ({"kasa_config": {"x": 1}}, "KaSA"),
         ({"use_qalora": True}, "QALoRA"),
-        ({"target_parameters": ["experts.gate_up_proj"]}, "mixture-of-experts"),
     ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path: Path, config: dict[str, Any], named: str) -> None:
@@ -230,11 +229,6 @@ def test_other_kinds_are_known_by_their_tensors(tmp_path: Path, key: str, named:
     folder = peft_folder(tmp_path / "a", extras={key: np.ones(4, np.float32)})
     with pytest.raises(Refused, match=named):
         open_adapter(folder)
-
-
-def test_fused_experts_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="mixture-of-experts"):
-        open_adapter(peft_folder(tmp_path / "a", modules={"model.experts.base_layer": (8, 6), "model.experts": (8, 6)}))
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "corda", "lora_ga"])
