@@ -47,7 +47,7 @@ def test_edits_of_one_control_in_a_row_are_one_step(desk: Desk) -> None:
 
 def test_a_wrong_edit_leaves_the_desk_as_it_was(desk: Desk) -> None:
     before, version = desk.recipe, desk.version
-    with pytest.raises(BadRecipe, match="(?i)density"):
+    with pytest.raises(BadRecipe, match=r"(?i)density"):
         desk.edit("bad", method="ties", knobs={"density": 7})
     assert (desk.recipe, desk.version) == (before, version)
 
