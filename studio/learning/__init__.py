@@ -1,0 +1,1 @@
+"""Coefficients learned from data: soups, recycling, LoraHub, AdaMerging, RegMean, and the controls beside them."""

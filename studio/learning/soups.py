@@ -1,0 +1,277 @@
+"""LoRA Soups: learn how much of each adapter every module needs, the adapters themselves frozen.
+
+dW_p = sum_i c_{p,i} s_i B_i A_i with c = phi(theta) and only theta trained (arXiv 2410.13025; merging.md 2). The result
+is written into the recipe as per-module weights of `cat`, so the ordinary exact export is the forward that was trained.
+The released settings barely move theta from its random start (merging.md 2.2); these defaults do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from studio.adapter import Adapter
+from studio.errors import BadRecipe
+from studio.late import torch
+from studio.learning.data import Examples
+from studio.learning.fit import OnProgress, Progress, Schedule, State, Stop, fit
+from studio.learning.updates import Stacked, Update, answer_loss, stack_adapters, view_with_updates
+from studio.recipe import Recipe, parse
+from studio.text.bases import TextBase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Parameterisation = Literal["free", "softmax", "leaky", "squared", "sigmoid"]
+Granularity = Literal["global", "layer", "sublayer", "module", "rank"]
+Coefficients = np.ndarray[Any, np.dtype[np.float32]]
+
+SLOPE: Final = 0.01
+"""Of the leaky parameterisation below zero: what hurts is damped a hundredfold (merging.md 3.1)."""
+_STARTS: Final[Mapping[str, float]] = MappingProxyType({"free": 1.0, "squared": 1.0})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is learned and how.
+
+    `start` is theta at step 0; None is 1 for `free` and `squared` (the plain sum), 0 for the others: for `softmax` the
+    mean, for `leaky` the base model. `l1` times the mean |c| is added to the loss. Raises `BadRecipe` for a softmax by
+    rank, which has nothing to share among.
+    """
+
+    parameterisation: Parameterisation = "free"
+    granularity: Granularity = "module"
+    start: float | None = None
+    l1: float = 0.0
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        if self.parameterisation == "softmax" and self.granularity == "rank":
+            raise BadRecipe("softmax cannot be learned by rank", "units of several adapters do not correspond")
+
+    @property
+    def theta(self) -> float:
+        """Theta at step 0."""
+        return _STARTS.get(self.parameterisation, 0.0) if self.start is None else self.start
+
+
+def phi(theta: Tensor, parameterisation: Parameterisation, present: Tensor) -> Tensor:
+    """Coefficients (rows, N) from theta (rows, N), float32; a softmax shares 1 among the adapters that are `present`.
+
+    merging.md 2.4 and 3.1.
+    """
+    if parameterisation == "softmax":
+        return theta.masked_fill(~present, float("-inf")).softmax(1)
+    if parameterisation == "leaky":
+        return torch.nn.functional.leaky_relu(theta, SLOPE)
+    if parameterisation == "squared":
+        return theta.square()
+    return theta.sigmoid() if parameterisation == "sigmoid" else theta
+
+
+# -- which coefficient belongs to which unit ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Theta's shape (rows, N), and for each module the place of each of its units' coefficient in theta, flattened.
+
+    `rows` are names for a heat map; `present` (rows, N) marks the cells that anything depends on.
+    """
+
+    rows: tuple[str, ...]
+    places: Mapping[str, Tensor]
+    present: Tensor
+
+
+def group_of(module: str, granularity: Granularity) -> str:
+    """The row of a module: all, its layer, its layer's attention or MLP, or itself."""
+    if granularity in ("module", "rank"):
+        return module
+    if granularity == "global":
+        return "all"
+    parts = module.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if number is None:
+        return module  # outside the layers: an embedding, a head
+    return ".".join(parts[: number + 1] if granularity == "layer" else parts[: max(number + 2, len(parts) - 1)])
+
+
+def layout_of(stacks: Mapping[str, Stacked], granularity: Granularity) -> Layout:
+    """Where each unit's coefficient lies; by rank, every unit t of a module has a row of its own."""
+    names = [_rows_of(module, stacked, granularity) for module, stacked in stacks.items()]
+    rows = tuple(dict.fromkeys(name for group in names for name in group))
+    place = {name: i for i, name in enumerate(rows)}
+    count = len(next(iter(stacks.values())).ranks)
+    present = torch.zeros(len(rows), count, dtype=torch.bool)
+    places = {}
+    for group, (module, stacked) in zip(names, stacks.items(), strict=True):
+        cells = [(place[group[t % len(group)]], i) for i, rank in enumerate(stacked.ranks) for t in range(rank)]
+        for row, column in cells:
+            present[row, column] = True
+        places[module] = torch.tensor([row * count + column for row, column in cells], device=stacked.down.device)
+    return Layout(rows, places, present)
+
+
+def _rows_of(module: str, stacked: Stacked, granularity: Granularity) -> tuple[str, ...]:
+    if granularity == "rank":
+        return tuple(f"{module}[{t}]" for t in range(max(stacked.ranks)))
+    return (group_of(module, granularity),)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gate:
+    """The gate of one module: its units' coefficients, from theta as it is now."""
+
+    theta: Tensor
+    places: Tensor
+    shape: Callable[[Tensor], Tensor]
+
+    def __call__(self) -> Tensor:
+        return self.shape(self.theta).flatten()[self.places]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """Frozen adapters over a base with one theta: `view` is the forward that theta decides."""
+
+    names: tuple[str, ...]
+    ranks: Mapping[str, tuple[int, ...]]
+    layout: Layout
+    settings: Settings
+    theta: Tensor
+    view: Any
+
+    def coefficients(self, theta: Tensor) -> Coefficients:
+        """phi(theta), (rows, N); cells that nothing depends on are NaN."""
+        found = phi(theta.detach().cpu(), self.settings.parameterisation, self.layout.present)
+        return found.masked_fill(~self.layout.present, float("nan")).numpy()
+
+
+def mixture(base: TextBase, adapters: Sequence[Adapter], settings: Settings) -> Mixture:
+    """Stack adapters over a base with theta at its start; raises `WrongBase` where one does not fit."""
+    if not adapters:
+        raise BadRecipe("There is nothing to learn", "no adapter was given", "give at least one")
+    stacks = stack_adapters(base.model, adapters)
+    layout = layout_of(stacks, settings.granularity)
+    device = base.model.device
+    theta = torch.full(layout.present.shape, settings.theta, dtype=torch.float32, device=device)
+    shape = partial(phi, parameterisation=settings.parameterisation, present=layout.present.to(device))
+    updates = {
+        name: Update(stacked.down, stacked.up, _Gate(theta, layout.places[name], shape))
+        for name, stacked in stacks.items()
+    }
+    ranks = {name: stacked.ranks for name, stacked in stacks.items()}
+    names = tuple(adapter.name for adapter in adapters)
+    return Mixture(names, ranks, layout, settings, theta, view_with_updates(base.model, updates))
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What a page shows of a step: done and in all, loss, the last validation loss, the heat map (rows, N)."""
+
+    step: int
+    steps: int
+    loss: float
+    valid: float
+    coefficients: Coefficients
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Soup:
+    """Learned coefficients: `coefficients` (rows, N) of the best step, and `state` to go on from.
+
+    `rows` name a heat map's rows; `units` gives the coefficient of each unit by module, adapters side by side.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[str, ...]
+    coefficients: Coefficients
+    units: Mapping[str, Coefficients]
+    ranks: Mapping[str, tuple[int, ...]]
+    settings: Settings
+    state: State
+
+    def into(self, recipe: Recipe) -> Recipe:
+        """The recipe with these coefficients, its sources being the adapters in order: an ordinary `cat`.
+
+        By rank the coefficients become edits of raw units. Raises `BadRecipe` where the recipe has other sources, or,
+        by rank, edits of its own.
+        """
+        if len(recipe.sources) != len(self.names):
+            raise BadRecipe(f"The recipe has {len(recipe.sources)} sources", f"{len(self.names)} were learned")
+        by_rank = self.settings.granularity == "rank"
+        sources = [source.model_dump() for source in recipe.sources]
+        for i, source in enumerate(sources):
+            if by_rank and source["units"]["scale"]:
+                raise BadRecipe(f"{self.names[i]} has edited units", "they would be lost", "clear the edits first")
+            source |= {"weight": 1.0 if by_rank else 0.0, "modules": {} if by_rank else self._weights(i)}
+            if by_rank:
+                source["units"] = {"form": "raw", "scale": {m: dict(enumerate(u)) for m, u in self._scales(i).items()}}
+        return parse({**recipe.model_dump(), "method": "cat", "knobs": {}, "scale": 1.0, "sources": sources})
+
+    def _scales(self, i: int) -> dict[str, list[float]]:
+        """By module, the coefficients of adapter i's own units."""
+        found = {}
+        for module, ranks in self.ranks.items():
+            if ranks[i]:
+                start = sum(ranks[:i])
+                found[module] = [float(c) for c in self.units[module][start : start + ranks[i]]]
+        return found
+
+    def _weights(self, i: int) -> dict[str, float]:
+        return {module: own[0] for module, own in self._scales(i).items()}
+
+
+def learn(
+    base: TextBase,
+    adapters: Sequence[Adapter],
+    examples: Examples,
+    settings: Settings | None = None,
+    *,
+    state: State | None = None,
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+) -> Soup:
+    """Fit coefficients to the examples' answers and keep those of the lowest validation loss.
+
+    `stop()` true ends the run with what there is; its `state` takes it up again and gives what one run would have.
+    Raises `WrongBase`, `BadRecipe`, or `LoomError` where no example fits the base.
+    """
+    settings = settings or Settings()
+    mix, schedule = mixture(base, adapters, settings), settings.schedule
+    loss = answer_loss(base, mix.view, examples.train, batch=schedule.batch, seed=schedule.seed)
+    valid = answer_loss(base, mix.view, examples.valid)
+    objective = partial(_regularised, loss, mix) if settings.l1 else loss
+    tell: OnProgress | None = partial(_tell, mix, on_step) if on_step else None
+    return soup(mix, fit([mix.theta], objective, valid.whole, schedule, state=state, on_step=tell, stop=stop))
+
+
+def soup(mix: Mixture, state: State) -> Soup:
+    """The result of a run over a mixture."""
+    (theta,) = state.best
+    cells = phi(theta.cpu(), mix.settings.parameterisation, mix.layout.present).flatten()
+    units = {module: cells[places.cpu()].numpy() for module, places in mix.layout.places.items()}
+    return Soup(mix.names, mix.layout.rows, mix.coefficients(theta), units, mix.ranks, mix.settings, state)
+
+
+def _regularised(loss: Callable[[int], Tensor], mix: Mixture, step: int) -> Tensor:
+    present = mix.layout.present.to(mix.theta.device)
+    return loss(step) + mix.settings.l1 * phi(mix.theta, mix.settings.parameterisation, present)[present].abs().mean()
+
+
+def _tell(mix: Mixture, on_step: OnStep, progress: Progress) -> None:
+    coefficients = mix.coefficients(progress.tensors[0])
+    on_step(Step(progress.step, progress.steps, progress.loss, progress.valid, coefficients))
