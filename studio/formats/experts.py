@@ -2,8 +2,8 @@
 
 PEFT stores all experts in one pair, A by expert and B by rank: with a = A.view(E, r, in) and b = B.view(out, r, E),
 dW[e] = scaling * b[:, :, e] @ a[e]. So every expert is an ordinary pair of rank r, exactly. Parameters of one module
-are nested, the first of them innermost, and their names stand in the config alone. Source: formats.md section 3, read off
-huggingface/peft (ParamWrapper).
+are nested, the first of them innermost, and their names stand in the config alone. Source: formats.md section 3, read
+off huggingface/peft (ParamWrapper).
 """
 
 from __future__ import annotations
@@ -136,5 +136,5 @@ def _holds(module: str, target: str) -> bool:
     return bool(owner) and (module == owner or module.endswith(f".{owner}"))
 
 
-def _position(leaf: str) -> int:
-    return _ORDER.index(leaf) if leaf in _ORDER else len(_ORDER)
+def _position(leaf: str) -> tuple[int, str]:
+    return (_ORDER.index(leaf) if leaf in _ORDER else len(_ORDER)), leaf
