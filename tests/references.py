@@ -320,8 +320,11 @@ def polar(directions: Dense) -> Dense:
 
 
 def iso(sources: Sequence[Source], weights: Weights, stream: Stream) -> Dense:
-    u, s, v = triples_of(cat(sources, weights, stream), total_rank(sources))
-    return s.mean() * u @ v.T
+    """Weak directions matter as much as strong ones, so no Gram matrix: an SVD inside the span of the columns."""
+    q = np.linalg.qr(np.hstack([source.B for source in sources]))[0]
+    u, s, vh = np.linalg.svd(q.T @ cat(sources, weights, stream), full_matrices=False)
+    live = s > 1e-6 * s[0]
+    return s[live].sum() / max(live.sum(), 1) * q @ u[:, live] @ vh[live]
 
 
 def linear(sources: Sequence[Source], weights: Weights, stream: Stream) -> Dense:

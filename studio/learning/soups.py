@@ -8,7 +8,7 @@ The released settings barely move theta from its random start (merging.md 2.2); 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -49,7 +49,7 @@ class Settings:
     granularity: Granularity = "module"
     start: float | None = None
     l1: float = 0.0
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
         if self.parameterisation == "softmax" and self.granularity == "rank":
@@ -255,8 +255,8 @@ def learn(
     loss = answer_loss(base, mix.view, examples.train, batch=schedule.batch, seed=schedule.seed)
     valid = answer_loss(base, mix.view, examples.valid)
     objective = partial(_regularised, loss, mix) if settings.l1 else loss
-    tell: OnProgress | None = partial(_tell, mix, on_step) if on_step else None
-    return soup(mix, fit([mix.theta], objective, valid.whole, schedule, state=state, on_step=tell, stop=stop))
+    said: OnProgress | None = partial(tell, mix, on_step) if on_step else None
+    return soup(mix, fit([mix.theta], objective, valid.whole, schedule, state=state, on_step=said, stop=stop))
 
 
 def soup(mix: Mixture, state: State) -> Soup:
@@ -272,6 +272,7 @@ def _regularised(loss: Callable[[int], Tensor], mix: Mixture, step: int) -> Tens
     return loss(step) + mix.settings.l1 * phi(mix.theta, mix.settings.parameterisation, present)[present].abs().mean()
 
 
-def _tell(mix: Mixture, on_step: OnStep, progress: Progress) -> None:
+def tell(mix: Mixture, on_step: OnStep, progress: Progress) -> None:
+    """Say a step of a run over a mixture in its coefficients."""
     coefficients = mix.coefficients(progress.tensors[0])
     on_step(Step(progress.step, progress.steps, progress.loss, progress.valid, coefficients))

@@ -13,7 +13,7 @@ from studio.merging.registry import Help, Laws, Merged, Range, method
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TINY = 1e-9  # singular values below this share of the largest are rounding
+_TINY = 1e-6  # singular values below this share of the largest are float32 rounding, not directions
 _ALIKE = 1e-5  # directions that differ by less than float32 factors can tell count as one
 
 
@@ -53,7 +53,8 @@ def iso(
     weights: Tensor,
 ) -> Merged:
     """Gives every direction of the weighted sum the same strength, the mean of what they had."""
-    found = spectrum(weighted(pairs, weights))
+    # In float64 before anything else: what is weak in the sum becomes as strong as the rest, and so would its rounding.
+    found = spectrum(weighted([pair.double() for pair in pairs], weights.double()))
     live = (_TINY * found.S[..., :1] < found.S).to(found.S)
     mean = (found.S * live).sum(-1, keepdim=True) / live.sum(-1, keepdim=True).clamp_min(1)
     return Merged(Spectrum(found.U, mean * live, found.V).pair(found.S.shape[-1]).single())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,11 @@ def test_a_law_of_lego_and_knots_holds_with_the_right_knobs(mixed: list[Adapter]
         for combine in ("ties", "sum"):
             assert order(id, mixed, {"combine": combine}) <= TOLERANCE
         assert exact(id, mixed, {"combine": "sum"}) <= TOLERANCE
+
+
+@pytest.mark.parametrize("id", [id for id, found in methods().items() if found.laws.gauge])
+def test_a_twin_in_other_factors_is_still_a_twin(equal: list[Adapter], id: str) -> None:
+    """Where two sources agree, what is left between them is rounding, and no method may make something of it."""
+    one = equal[0]
+    same, turned_twin = replace(one, name="twin"), replace(turned(one), name="twin")
+    assert distance(merge([one, turned_twin], id, [1.0, 1.0]), merge([one, same], id, [1.0, 1.0])) <= TOLERANCE

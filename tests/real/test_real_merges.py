@@ -19,6 +19,7 @@ from tests.references import expected
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5
+ROUNDING = 1e-7  # of float32 factors
 # "Groups that merge together" of SOURCES.md, without toy-peft/reject-adalora, which is no LoRA and refused.
 GROUPS = {
     "distilgpt2": ("distilgpt2/run-a", "distilgpt2/run-b"),
@@ -87,5 +88,15 @@ def test_equals_the_dense_reference(real_data: Path, group: str, id: str) -> Non
     assert set(merged.modules) == {name for adapter in adapters for name in adapter.modules}
     for name in merged.modules:
         want = expected(adapters, id, weights, name)
-        error = np.linalg.norm(merged.delta(name) - want)
-        assert error <= TOLERANCE * np.linalg.norm(want), f"{name}: {error / np.linalg.norm(want):.1e}"
+        allowed = TOLERANCE if id != "iso" else max(TOLERANCE, ROUNDING * spread(adapters, weights, name))
+        error, size = np.linalg.norm(merged.delta(name) - want), np.linalg.norm(want)
+        assert error <= allowed * size, f"{name}: {error:.1e} of {size:.1e}, allowed {allowed:.1e}"
+
+
+def spread(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> float:
+    """The strongest over the weakest direction of the sum; Iso-C makes both equal, and magnifies rounding by that."""
+    total = expected(adapters, "cat", weights, name)
+    columns = np.hstack([adapter.modules[name].B for adapter in adapters if name in adapter.modules])
+    s = np.linalg.svd(np.linalg.qr(columns.astype(np.float64))[0].T @ total, compute_uv=False)
+    live = s[s > 1e-6 * s[0]]
+    return float(live[0] / live[-1]) if len(live) else 1.0
