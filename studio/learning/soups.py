@@ -33,6 +33,7 @@ Coefficients = np.ndarray[Any, np.dtype[np.float32]]
 
 SLOPE: Final = 0.01
 """Of the leaky parameterisation below zero: what hurts is damped a hundredfold (merging.md 3.1)."""
+_SCHEDULE: Final = Schedule()
 _STARTS: Final[Mapping[str, float]] = MappingProxyType({"free": 1.0, "squared": 1.0})
 
 
@@ -49,7 +50,7 @@ class Settings:
     granularity: Granularity = "module"
     start: float | None = None
     l1: float = 0.0
-    schedule: Schedule = Schedule()
+    schedule: Schedule = _SCHEDULE
 
     def __post_init__(self) -> None:
         if self.parameterisation == "softmax" and self.granularity == "rank":

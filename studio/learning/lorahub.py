@@ -1,0 +1,72 @@
+"""LoraHub: search one weight for each adapter without gradients, on a few examples (arXiv 2307.13269).
+
+In delta space, as cat: the official code scales A and B both, so that its coefficient is w^2 and the sign is lost
+(merging.md 4). The optimiser is the official one, nevergrad's NGOpt.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from studio.adapter import Adapter
+from studio.late import torch
+from studio.learning.data import Examples
+from studio.learning.fit import State, Stop
+from studio.learning.soups import Settings, Soup, mixture, soup
+from studio.learning.updates import answer_loss
+from studio.text.bases import TextBase
+
+OnTrial = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Trials in all, bounds of the weights, the L1 term on mean |w|, and the seed (merging.md 4)."""
+
+    trials: int = 40
+    bound: float = 1.5
+    l1: float = 0.05
+    seed: int = 0
+
+
+def lorahub(
+    base: TextBase,
+    adapters: Sequence[Adapter],
+    examples: Examples,
+    search: Search | None = None,
+    *,
+    on_step: OnTrial | None = None,
+    stop: Stop | None = None,
+) -> Soup:
+    """Minimise the examples' loss + l1 * mean|w| over one weight an adapter, from zero; all examples are used.
+
+    `on_step(trials done, trials, loss)`; `stop()` true keeps the best so far. The result is a soup of granularity
+    `global`.
+    """
+    import nevergrad
+
+    search = search or Search()
+    mix = mixture(base, adapters, Settings("free", "global", start=0.0))
+    loss = answer_loss(base, mix.view, examples.all)
+    space = nevergrad.p.Array(init=np.zeros(len(adapters))).set_bounds(-search.bound, search.bound)
+    space.random_state.seed(search.seed)
+    losses: list[float] = []
+    best, lowest = mix.theta.clone(), float("inf")
+    with warnings.catch_warnings():  # its inner optimisers warn of their own settings
+        warnings.simplefilter("ignore")
+        optimizer = nevergrad.optimizers.NGOpt(parametrization=space, budget=search.trials, num_workers=1)
+        while len(losses) < search.trials and not (stop and stop()):
+            trial = optimizer.ask()
+            weights = torch.tensor(trial.value, dtype=torch.float32)
+            mix.theta.copy_(weights)
+            losses.append(loss.whole() + search.l1 * float(weights.abs().mean()))
+            optimizer.tell(trial, losses[-1])
+            if losses[-1] < lowest:
+                best, lowest = mix.theta.clone(), losses[-1]
+            if on_step:
+                on_step(len(losses), search.trials, losses[-1])
+    return soup(mix, State(len(losses), (mix.theta.clone(),), (best,), {}, tuple(losses), ((len(losses), lowest),)))
