@@ -94,3 +94,15 @@ def test_a_twin_in_other_factors_is_still_a_twin(equal: list[Adapter], id: str) 
     one = equal[0]
     same, turned_twin = replace(one, name="twin"), replace(turned(one), name="twin")
     assert distance(merge([one, turned_twin], id, [1.0, 1.0]), merge([one, same], id, [1.0, 1.0])) <= TOLERANCE
+
+
+def test_iso_does_not_raise_rounding_to_full_strength() -> None:
+    """Rank 2 written as rank 4 in float32: its third and fourth directions are rounding."""
+    rng = np.random.default_rng(0)
+    a = (rng.standard_normal((4, 2)) @ rng.standard_normal((2, 20))).astype(np.float32)
+    module = in_memory_module("q", a, rng.standard_normal((12, 4), np.float32))
+    merged = merge([Adapter("padded", {"q": module}, "memory")], "iso", [1.0])
+    assert np.linalg.matrix_rank(module.delta().astype(np.float64), 1e-5) == 2
+    strengths = np.linalg.svd(merged.delta("q"), compute_uv=False)
+    np.testing.assert_allclose(strengths[1] / strengths[0], 1, rtol=1e-5)
+    assert strengths[2] < 1e-5 * strengths[0]
