@@ -150,7 +150,7 @@ class ReadingPanel:
     def on_base(self, token: str, base: str) -> int:
         """Another base to preview on, and to name in the export."""
         desk = self.shared.desk(token)
-        desk.edit("base model", base=base.strip() or None)
+        desk.edit("base model", base=(base or "").strip() or None)
         return desk.version
 
     @told_while

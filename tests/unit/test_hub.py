@@ -155,7 +155,7 @@ def test_size_is_capped_before_anything_is_downloaded(
 ) -> None:
     hub.repositories["some/huge"] = adapter_files
     hub.sizes["adapter_model.safetensors"] = MAX_BYTES + 1
-    with pytest.raises(Refused, match="(?i)the limit is"):
+    with pytest.raises(Refused, match=r"(?i)the limit is"):
         fetch("some/huge", into=tmp_path)
     assert len(hub.asked) == 1
 
