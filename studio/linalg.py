@@ -1,7 +1,7 @@
 """Linear algebra on low-rank pairs, batched over leading dimensions and never building a dense delta unless named so.
 
 A pair is (A, B) with A (..., r, d_in) and B (..., d_out, r); its delta is B @ A, so any scaling is already inside.
-Decompositions run in float64: the cores are R x R, and half of the trouble of peers is half precision (spec P8).
+Decompositions run in float64: the cores are R x R, and half of the trouble of peers is half precision.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Pair(NamedTuple):
 
 
 def stack(pairs: Sequence[Pair]) -> Pair:
-    """The exact sum of the deltas as one pair of rank sum(r_i): A by rows, B by columns (merging.md 0.1)."""
+    """The exact sum of the deltas as one pair of rank sum(r_i): A by rows, B by columns."""
     return Pair(torch.cat([pair.A for pair in pairs], -2), torch.cat([pair.B for pair in pairs], -1))
 
 
 def inner(p: Pair, q: Pair) -> Tensor:
-    """Inner product of two deltas, (...,): tr((A_p A_q^T)(B_q^T B_p)); O(r_p r_q (d_in + d_out)) (merging.md 0.3)."""
+    """Inner product of two deltas, (...,): tr((A_p A_q^T)(B_q^T B_p)); O(r_p r_q (d_in + d_out))."""
     return ((p.A @ q.A.mT) * (p.B.mT @ q.B)).sum((-2, -1))
 
 
@@ -152,7 +152,7 @@ def spectrum(pair: Pair) -> Spectrum:
 
 
 def spectrum_of_sum(pairs: Sequence[Pair], weights: Tensor, directions: int | None = None) -> Spectrum:
-    """SVD of sum_i w_i B_i A_i by QR of the factors and an SVD of the small core (spec merging 0, tool 2).
+    """SVD of sum_i w_i B_i A_i by QR of the factors and an SVD of the small core.
 
     Exact, in float64; `weights` is (..., N). With `directions`, only that many singular vectors, but all values.
     """

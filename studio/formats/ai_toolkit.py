@@ -1,6 +1,6 @@
 """Read ai-toolkit's adapters: diffusers' names or ComfyUI's, told apart only by the header, which names the tool.
 
-It drops alpha when it saves, so the scaling is 1. Its SD 1.5 and SDXL files are kohya's. Source: formats.md section 6.
+It drops alpha when it saves, so the scaling is 1. Its SD 1.5 and SDXL files are kohya's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read FLUX adapters in the original repository's naming: `double_blocks.0.img_attn.qkv.lora_A.weight`.
 
 Black Forest Labs' control adapters also train biases and norms and widen img_in; those are left out with a warning. The
-same keys under `base_model.model.` are fal's. Scaling is 1 without alpha tensors. Source: formats.md section 6.
+same keys under `base_model.model.` are fal's. Scaling is 1 without alpha tensors.
 """
 
 from __future__ import annotations

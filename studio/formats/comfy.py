@@ -1,7 +1,7 @@
 """Read ComfyUI's generic naming, which ai-toolkit also writes: `diffusion_model.<path>` and `text_encoders.<name>.`.
 
 The path is that of the model's original repository or of diffusers. Scaling is alpha / r where alpha is stored, else 1.
-Source: formats.md section 6 (ComfyUI, comfy/lora.py).
+Source: ComfyUI, comfy/lora.py.
 """
 
 from __future__ import annotations

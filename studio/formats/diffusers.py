@@ -1,6 +1,6 @@
 """Read the dotted dialects of image models: diffusers (new and old attention processors), ComfyUI and ai-toolkit.
 
-They differ in endings and prefixes only; formats.md sections 4 and 6. Scaling is alpha / r where alpha is stored, as a
+They differ in endings and prefixes only. Scaling is alpha / r where alpha is stored, as a
 tensor or in the header's lora_adapter_metadata, else 1.
 """
 

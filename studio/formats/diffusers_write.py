@@ -1,7 +1,7 @@
 """Write `pytorch_lora_weights.safetensors` as diffusers saves it.
 
 Every module gets one rank r = lora_alpha (zeros fill up, the scaling is folded into B): releases that knew a single
-alpha and those that read the header agree then. Source: formats.md section 4.
+alpha and those that read the header agree then.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 PEFT stores all experts in one pair, A by expert and B by rank: with a = A.view(E, r, in) and b = B.view(out, r, E),
 dW[e] = scaling * b[:, :, e] @ a[e]. So every expert is an ordinary pair of rank r, exactly. Parameters of one module
-are nested, the first of them innermost, and their names stand in the config alone. Source: formats.md section 3, read
+are nested, the first of them innermost, and their names stand in the config alone. Source: read
 off huggingface/peft (ParamWrapper).
 """
 

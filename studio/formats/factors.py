@@ -3,7 +3,7 @@
 Each is turned into A (rank, d_in) and B (d_out, rank) by identities, so nothing is approximated:
     kron(B1 A1, B2 A2) = kron(B1, B2) kron(A1, A2)                                  rank r1 r2
     (B1 A1) * (B2 A2)  = (rows of B1 x rows of B2) (columns of A1 x columns of A2)   rank r1 r2
-Source: KohakuBlueleaf/LyCORIS, as read in formats.md section 5.
+Source: KohakuBlueleaf/LyCORIS.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The original fuses layers that diffusers keeps apart: `qkv` is to_q, to_k and to_v, `linear1` those and proj_mlp. A part
 takes its rows of B; A is shared, or where B is block-diagonal each part takes its own ranks. The tables are
 keys/flux_original.txt (black-forest-labs, kohya) and keys/flux_xlabs.txt; `*4` marks a part of four times the rows.
-Source: formats.md section 5; checked against diffusers' own converters.
+Checked against diffusers' own converters.
 """
 
 from __future__ import annotations

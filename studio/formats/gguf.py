@@ -2,7 +2,7 @@
 
 Scaling is alpha / rank with one alpha for the file; alpha 0 means 1. Names go back to transformers' by
 keys/gguf.txt. Llama's kin keep the rows of q and k in another order, which the head size undoes.
-Source: formats.md section 6 (ggml-org/llama.cpp, convert_lora_to_gguf.py and src/llama-adapter.cpp).
+Source: ggml-org/llama.cpp, convert_lora_to_gguf.py and src/llama-adapter.cpp.
 """
 
 from __future__ import annotations

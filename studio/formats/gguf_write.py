@@ -1,7 +1,7 @@
 """Write a GGUF adapter for llama.cpp: one rank, alpha = rank, every scaling folded into B.
 
 Llama's kin get the rows of q and k in llama.cpp's order, for which the size of the base's heads must be known; it is
-written beside the alpha, so that the file can be read back. Source: formats.md section 6.
+written beside the alpha, so that the file can be read back.
 """
 
 from __future__ import annotations

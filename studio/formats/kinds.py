@@ -1,6 +1,6 @@
 """Build one module from its parts: a plain pair, LoCon with a Tucker core, LoHa or LoKr. All of them exactly.
 
-Source: formats.md section 5. Scaling is alpha / r with r the inner size of the stored factors; 1 without alpha, and 1
+Scaling is alpha / r with r the inner size of the stored factors; 1 without alpha, and 1
 where LyCORIS stores LoKr as two full matrices.
 """
 

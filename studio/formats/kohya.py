@@ -1,6 +1,6 @@
 """Read kohya sd-scripts, OneTrainer and their kin: `lora_unet_down_blocks_0_..._to_q.lora_down.weight` with `.alpha`.
 
-Source: formats.md section 5. A file without alpha tensors has scaling 1.
+A file without alpha tensors has scaling 1.
 """
 
 from __future__ import annotations

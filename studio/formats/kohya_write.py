@@ -2,7 +2,7 @@
 
 The scaling is folded into B and alpha is the rank, so every reader applies 1. UNets get one rank everywhere, because
 diffusers 0.42 loses the alphas of attention layers where they differ. SDXL's UNet gets the original block
-numbers, FLUX the original fused layers. Source: formats.md section 5.
+numbers, FLUX the original fused layers.
 """
 
 from __future__ import annotations

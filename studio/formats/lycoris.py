@@ -2,7 +2,6 @@
 
 Other kinds are refused by name, or left out with a warning where they stand beside low-rank modules.
 
-Source: formats.md section 5.
 """
 
 from __future__ import annotations

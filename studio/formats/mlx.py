@@ -1,6 +1,6 @@
 """Read MLX adapters: `model.layers.0.self_attn.q_proj.lora_a` stored as (d_in, rank), `lora_b` as (rank, d_out).
 
-`scale` in the config is the multiplier itself, not alpha. Source: formats.md section 6 (ml-explore/mlx-lm, tuner).
+`scale` in the config is the multiplier itself, not alpha. Source: ml-explore/mlx-lm, tuner.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write an MLX folder: adapters.safetensors with transposed pairs, and the adapter_config.json that mlx-lm reads.
 
 mlx-lm gives every layer one rank and one scale: zeros fill up to the largest rank, the scaling is folded, scale is 1.
-Source: formats.md section 6 (ml-explore/mlx-lm, tuner/utils.py).
+Source: ml-explore/mlx-lm, tuner/utils.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Take the keys of diffusion adapters apart: which module, and which of its tensors.
 
-Every trainer has its own ending for the same two matrices; formats.md sections 4 to 6 list them.
+Every trainer has its own ending for the same two matrices.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read PEFT adapters: adapter_config.json beside keys that end in lora_A.weight and lora_B.weight.
 
-Source: formats.md section 3, read off huggingface/peft.
+Source: read off huggingface/peft.
 """
 
 from __future__ import annotations

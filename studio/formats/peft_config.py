@@ -20,7 +20,7 @@ _PATTERN_SECONDS = 0.05  # for one pattern on one name
 _MATCHING_SECONDS = 5.0  # for all of them
 _LITERAL = re.compile(r"[\w.\-]+")
 
-# Fields whose presence changes what the two matrices mean; formats.md section 3.
+# Fields whose presence changes what the two matrices mean.
 _OTHER_KINDS = {
     "use_dora": "DoRA",
     "lora_bias": "LoRA with a bias of its own (lora_bias)",

@@ -26,7 +26,7 @@ from studio.formats import (
 from studio.formats.bundle import Bundle
 from studio.formats.flux import split_fused
 
-# formats.md section 7: the first that recognises a file reads it. Each has sniff(bundle) and read(bundle).
+# In the order of detection: the first that recognises a file reads it. Each has sniff(bundle) and read(bundle).
 DIALECTS: tuple[ModuleType, ...] = (
     gguf,
     lorweb,

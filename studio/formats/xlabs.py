@@ -1,6 +1,6 @@
 """Read XLabs FLUX adapters: `double_blocks.0.processor.qkv_lora1.down.weight`, 1 for the image stream and 2 for text.
 
-Scaling is 1; the 0.7 of the tool is a strength chosen when it runs. Source: formats.md section 6 (XLabs-AI/x-flux).
+Scaling is 1; the 0.7 of the tool is a strength chosen when it runs. Source: XLabs-AI/x-flux.
 """
 
 from __future__ import annotations

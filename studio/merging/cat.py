@@ -19,7 +19,7 @@ def weighted(pairs: Sequence[Pair], weights: Tensor) -> Pair:
 
 @method(
     title="Cat: exact sum",
-    source="spec merging 0, tool 1; PEFT `cat`",
+    source="exact by construction; PEFT `cat`",
     laws=Laws(exact=True),
     tier="first",
 )

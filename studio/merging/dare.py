@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @method(
     title="DARE: drop and rescale",
-    source="Yu et al. 2023, arXiv 2311.03099; rescaled by 1/density (spec P5)",
+    source="Yu et al. 2023, arXiv 2311.03099; rescaled by 1/density",
     laws=Laws(order=False),
     space="delta",
     default_weight="one",

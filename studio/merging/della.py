@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @method(
     title="DELLA: drop the small sooner",
-    source="Deep et al. 2024, arXiv 2406.11617; spec merging 4",
+    source="Deep et al. 2024, arXiv 2406.11617",
     laws=Laws(order=False),
     space="delta",
     default_weight="one",

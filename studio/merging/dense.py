@@ -127,7 +127,7 @@ def weighted_sum(values: Sequence[Tensor], *, weights: Tensor) -> Tensor:
 def elect(values: Sequence[Tensor], *, weights: Tensor, vote: Vote) -> Tensor:
     """TIES' merge: at each entry, the mean of the weighted values whose sign agrees with the elected one; 0 elects "+".
 
-    `weights` (..., N). Source: arXiv 2306.01708, section 3; conventions as in merging.md 4.
+    `weights` (..., N). Source: arXiv 2306.01708, section 3.
     """
     votes = weights if vote.election == "mergekit" else torch.ones_like(weights)
     is_positive = weighted_sum(values, weights=votes) >= 0

@@ -36,7 +36,7 @@ _TINY = 1e-12  # directions below this share of the largest are rounding
 
 @method(
     title="KnOTS: align, then vote",
-    source="Stoica et al. 2024, arXiv 2410.19735; low-rank route of spec merging 4",
+    source="Stoica et al. 2024, arXiv 2410.19735; by a low-rank route",
     laws=Laws(order=False),
     default_weight="one",
 )
@@ -64,7 +64,7 @@ def knots(
 
 @method(
     title="Core space: vote in a small square",
-    source="core-space merging as described in spec merging 4",
+    source="core-space merging: the sources in their common bases",
     laws=Laws(order=False),
     default_weight="one",
 )

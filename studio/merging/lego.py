@@ -28,7 +28,7 @@ class Pool(NamedTuple):
 
 @method(
     title="LoRA-LEGO: cluster the units",
-    source="arXiv 2409.16167 (ICLR 2025); spec merging 1.2",
+    source="arXiv 2409.16167 (ICLR 2025)",
     laws=Laws(order=False, gauge=False, homogeneous=True),
     default_weight="one",
     tier="experimental",
@@ -131,7 +131,7 @@ def sign_aligned(pool: Pool, labels: Tensor, k: int) -> Pool:
     """The same units, each with the sign that brings it nearest to the medoid of its cluster.
 
     (a, b) and (-a, -b) are one unit and would cancel in a mean. The medoid is the member most like the others as a
-    matrix b a^T. The sign is that of a.a' + b.b'; the product (a.a')(b.b') of merging.md 1.3 cannot tell, because
+    matrix b a^T. The sign is that of a.a' + b.b'; the product (a.a')(b.b') cannot tell, because
     flipping a unit leaves it as it is.
     """
     of_a, of_b = half_grams(pool)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @method(
     title="Linear in factors (legacy)",
-    source="PEFT `linear`; wrong by design, spec merging 4 and P1",
+    source="PEFT `linear`; wrong by design",
     laws=Laws(gauge=False),
     tier="legacy",
 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @method(
     title="Magnitude prune",
-    source="PEFT `magnitude_prune_svd`; spec merging 4",
+    source="PEFT `magnitude_prune_svd`",
     laws=Laws(identity=False),
     space="delta",
 )
@@ -48,7 +48,7 @@ def prune(
 
 @method(
     title="Breadcrumbs",
-    source="Davari and Belilovsky 2023, arXiv 2312.06795; spec merging 4",
+    source="Davari and Belilovsky 2023, arXiv 2312.06795",
     laws=Laws(identity=False),
     space="delta",
 )

@@ -21,7 +21,7 @@ _PARALLEL = 0.9995  # beyond this cosine the arc and the chord are one, and its 
 
 @method(
     title="SLERP: arc between two",
-    source="Shoemake 1985; angle by traces (spec merging 4), so the result is an exact cat",
+    source="Shoemake 1985; angle by traces, so the result is an exact cat",
     laws=Laws(),
     max_sources=2,
 )

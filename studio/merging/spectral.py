@@ -19,7 +19,7 @@ _ALIKE = 1e-5  # directions that differ by less than float32 factors can tell co
 
 @method(
     title="TSV-M: keep directions apart",
-    source="Gargiulo et al. 2024, arXiv 2412.00081; spec merging 4",
+    source="Gargiulo et al. 2024, arXiv 2412.00081",
     laws=Laws(),
     default_weight="one",
 )
@@ -44,7 +44,7 @@ def tsv(
 
 @method(
     title="Iso-C: flatten the spectrum",
-    source="Marczak et al. 2025, arXiv 2502.04959; non-zero spectrum only (spec merging 4)",
+    source="Marczak et al. 2025, arXiv 2502.04959; on the non-zero spectrum only",
     laws=Laws(identity=False),
     tier="experimental",
 )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @method(
     title="SVD: sum at a chosen rank",
-    source="spec merging 0, tool 2; Eckart and Young 1936",
+    source="Eckart and Young 1936, by QR of the factors",
     laws=Laws(),
     tier="first",
 )

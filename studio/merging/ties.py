@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @method(
     title="TIES: trim and elect signs",
-    source="Yadav et al. 2023, arXiv 2306.01708; spec merging 4",
+    source="Yadav et al. 2023, arXiv 2306.01708",
     laws=Laws(),
     space="delta",
     default_weight="one",

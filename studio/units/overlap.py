@@ -1,6 +1,6 @@
 """How much adapters have in common: inner products of their deltas, module by module, without building one.
 
-<dW_i, dW_j> = tr((A_i A_j^T)(B_j^T B_i)) with the scaling inside, O(r^2 d) (spec merging 0, tool 3).
+<dW_i, dW_j> = tr((A_i A_j^T)(B_j^T B_i)) with the scaling inside, O(r^2 d).
 """
 
 from __future__ import annotations
