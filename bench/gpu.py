@@ -1,8 +1,8 @@
 """The same merges on the CPU and on CUDA: 4 random adapters of rank 16 at the shapes of Llama 3.1 8B, 224 modules.
 
-`python -m bench.gpu`, on a machine with a GPU. Whole merges through the studio: factors from memory, with the
-report, and the result back in memory. The dense methods merge one layer of 7 modules. Seconds are by the clock, the best of two runs
-after one on a layer to warm up; `difference` is the relative distance of the two results on that layer. Writes
+`python -m bench.gpu`, on a machine with a GPU. Whole merges through the studio: factors from memory, with the report,
+and the result back in memory. The dense methods merge one layer of 7 modules. Seconds are by the clock, the best of two
+runs after one on a layer to warm up; `difference` is the relative distance of the two results on that layer. Writes
 bench/results/gpu.json, or $OUT/gpu.json where OUT is set.
 """
 
