@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from studio.cli_learn import add_verbs
 from studio.errors import BadRecipe, LoomError
 from studio.formats import WRITERS
 from studio.merging import method_by_id, methods
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(run=_methods)
     _merge_arguments(verbs.add_parser("merge", help="merge adapters, or run a recipe"))
+    add_verbs(verbs.add_parser)
     return parser
 
 
@@ -201,12 +203,13 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     from studio.recipe import load, parse
+    from studio.sources import source_fields
 
     recipes = [path for path in options.paths if Path(path).suffix in {".yaml", ".yml"}]
     if recipes and len(options.paths) > 1:
         raise BadRecipe("A recipe names its own sources", next="give the recipe alone, or the adapters alone")
     content: dict[str, Any] = (
-        load(Path(recipes[0])).model_dump() if recipes else {"sources": [_source(path) for path in options.paths]}
+        load(Path(recipes[0])).model_dump() if recipes else {"sources": [source_fields(path) for path in options.paths]}
     )
     method = options.method or content.get("method", "cat")
     knobs = content.get("knobs", {}) if method == content.get("method") else {}
@@ -221,11 +224,6 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             )
         content["sources"] = [{**s, "weight": w} for s, w in zip(content["sources"], options.weights, strict=True)]
     return parse(content)
-
-
-def _source(path: str) -> dict[str, str]:
-    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
-    return {"hub": path} if is_hub_id else {"path": path}
 
 
 def _knobs(options: argparse.Namespace, method: str) -> dict[str, Value]:

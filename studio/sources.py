@@ -19,6 +19,12 @@ UPLOAD = "upload:"  # one that starts so lies in the visitor's own workspace
 _ASSETS = Path(__file__).resolve().parent.parent / "assets" / "text" / "adapters"
 
 
+def source_fields(word: str) -> dict[str, str]:
+    """Where a source is, from one word on a command line: a Hub id (owner/name), or a path."""
+    is_hub_id = word.count("/") == 1 and not word.startswith((".", "/", "~")) and not Path(word).exists()
+    return {"hub": word} if is_hub_id else {"path": word}
+
+
 def embedded_paths() -> dict[str, Path]:
     """The studio's own adapters by recipe path (`loom:math`)."""
     folders = sorted(_ASSETS.iterdir()) if _ASSETS.is_dir() else []

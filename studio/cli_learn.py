@@ -1,0 +1,249 @@
+"""The verbs `learn` and `score` of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.errors import BadRecipe
+
+if TYPE_CHECKING:
+    from studio.compose import Sources
+    from studio.learning.data import Examples
+    from studio.learning.soups import Settings, Soup, Step
+    from studio.recipe import Recipe
+    from studio.scoreboard import Entry, Row
+    from studio.text.bases import TextBase
+    from studio.text.tasks import Task
+
+WAYS = ("soup", "recycle", "lorahub", "adamerge")
+PARAMETERISATIONS = ("free", "softmax", "leaky", "squared", "sigmoid")
+GRANULARITIES = ("global", "layer", "sublayer", "module", "rank")
+
+
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add both verbs by a subparsers' `add_parser`."""
+    _learn_arguments(add("learn", help="learn coefficients from examples, and judge them beside their controls"))
+    _score_arguments(add("score", help="score merges, the base and every source at tasks"))
+
+
+def _common(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("paths", nargs="+", metavar="PATH", help="adapters, Hub ids (owner/name), loom:NAME, or a recipe")
+    verb.add_argument("--base", help="folder or Hub id of the base model; default: the one the adapters name")
+    verb.add_argument("--n", type=int, default=100, help="items of each test task; default 100")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--json", action="store_true", help="print the rows as JSON")
+    verb.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV too")
+
+
+def _learn_arguments(learn: argparse.ArgumentParser) -> None:
+    _common(learn)
+    learn.add_argument("--examples", required=True, metavar="TASK", help="a JSONL of prompts and answers, or a skill")
+    learn.add_argument("--count", type=int, default=50, help="examples taken; default 50")
+    learn.add_argument("--test", action="append", default=[], metavar="TASK", help="tasks to judge it by, other items")
+    learn.add_argument("-o", "--out", required=True, type=Path, metavar="YAML", help="the recipe to write")
+    learn.add_argument("--way", choices=WAYS, default="soup")
+    learn.add_argument("--parameterisation", choices=PARAMETERISATIONS, help="default: free; leaky for recycle")
+    learn.add_argument("--granularity", choices=GRANULARITIES, default="module")
+    learn.add_argument("--rate", type=float, default=5e-2)
+    learn.add_argument("--steps", type=int, default=100)
+    learn.add_argument("--batch", type=int, default=8)
+    learn.add_argument("--keep", type=int, default=5, help="adapters that recycle selects; default 5")
+    learn.add_argument("--target-steps", type=int, default=400, help="steps of the target LoRA; default 400")
+    learn.set_defaults(run=_learn)
+
+
+def _score_arguments(score: argparse.ArgumentParser) -> None:
+    _common(score)
+    score.add_argument("--task", action="append", required=True, metavar="TASK", help="SKILL[:SPLIT] or a file")
+    score.add_argument("--methods", default="cat", metavar="M,M,…", help="default: cat")
+    score.add_argument("--weights", default="", metavar="W,W;W,W", help="lists of weights to try, by semicolon")
+    score.add_argument("--scales", default="1", metavar="S,S,…")
+    score.add_argument("--seeds", default="0", metavar="N,N,…", help="for methods that draw")
+    score.add_argument("--set", action="append", default=[], metavar="KNOB=V,V", help="values of a knob to try")
+    score.add_argument("--own", action="append", default=[], metavar="NAME=TASK", help="a source's own task")
+    score.set_defaults(run=_score)
+
+
+# -- learn -------------------------------------------------------------------------------------------------------------
+
+
+def _learn(options: argparse.Namespace) -> int:
+    from studio.learning.beside import controls
+    from studio.learning.controls import TargetSettings
+    from studio.learning.data import split
+    from studio.learning.fit import Schedule
+    from studio.learning.soups import Settings
+    from studio.scoreboard import Entry
+    from studio.text.tasks import named_task
+
+    recipe, sources, base = _opened(options)
+    name = (
+        options.examples if ":" in options.examples or Path(options.examples).exists() else f"{options.examples}:train"
+    )
+    given = named_task(name, options.count, options.seed)
+    examples = split(given.items, seed=options.seed)
+    schedule = Schedule(options.rate, options.steps, options.batch, seed=options.seed)
+    shape: Any = options.parameterisation or ("leaky" if options.way == "recycle" else "free")
+    settings = Settings(shape, options.granularity, schedule=schedule)
+    recipe, sources, soup = _coefficients(options, base, recipe, sources, examples, settings)
+    learned = soup.into(recipe).changed(name=options.out.stem, base=base.base.id)
+    learned.save(options.out)
+    _say(f"{options.out}: lowest loss {min(loss for _, loss in soup.state.valid):.4f}, {soup.state.step} steps")
+    tasks = [_other(named_task(test, options.n, options.seed + 1), examples) for test in options.test]
+    if tasks:
+        target = TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch, seed=options.seed))
+        beside = controls(base, recipe, sources, examples, settings, target=target, seed=options.seed, on_part=_say)
+        _judged(options, base, recipe, sources, [*beside, Entry("learned", "merge", learned)], tasks)
+    return 0
+
+
+def _coefficients(
+    options: argparse.Namespace,
+    base: TextBase,
+    recipe: Recipe,
+    sources: Sources,
+    examples: Examples,
+    settings: Settings,
+) -> tuple[Recipe, Sources, Soup]:
+    """The coefficients by the chosen way, with the sources they belong to: recycling may have taken only some."""
+    from studio.compose import Sources
+    from studio.learning.adamerge import SETTINGS, adamerge
+    from studio.learning.lorahub import lorahub
+    from studio.learning.recycle import Recycling, recycle
+    from studio.learning.soups import learn
+
+    adapters = sources.adapters
+    if options.way == "lorahub":
+        return recipe, sources, lorahub(base, adapters, examples)
+    if options.way == "adamerge":
+        return recipe, sources, adamerge(base, adapters, [item.prompt for item in examples.all], SETTINGS)
+    if options.way == "soup":
+        return recipe, sources, learn(base, adapters, examples, settings, on_step=_step)
+    found = recycle(
+        base, adapters, examples, Recycling(options.keep, settings=settings, seed=options.seed), on_step=_step
+    )
+    chosen = recipe.changed(sources=[recipe.sources[place].model_dump() for place in found.chosen])
+    return chosen, Sources(found.adapters), found.soup
+
+
+def _other(test: Task, examples: Examples) -> Task:
+    """The test without the examples: a figure on what was learned from would flatter."""
+    from dataclasses import replace
+
+    seen = {item.prompt for item in examples.all}
+    kept = tuple(item for item in test.items if item.prompt not in seen)
+    if not kept:
+        raise BadRecipe(f"{test.name} has no item that was not learned from", next="give another test file or split")
+    return replace(test, items=kept)
+
+
+# -- score -------------------------------------------------------------------------------------------------------------
+
+
+def _score(options: argparse.Namespace) -> int:
+    from studio.merging import method_by_id
+    from studio.scoreboard import Sweep, entry_of
+    from studio.text.tasks import named_task
+
+    recipe, sources, base = _opened(options)
+    tasks = [named_task(name, options.n, options.seed + 1) for name in options.task]
+    methods = tuple(options.methods.split(","))
+    pairs = [item.partition("=") for item in options.set]
+    known = {name: knob for id in methods for name, knob in method_by_id(id).knobs.items()}
+    knobs = {
+        name: tuple(known[name].parse(value) if name in known else value for value in values.split(","))
+        for name, _, values in pairs
+    }
+    weights = tuple(_numbers(part) for part in options.weights.split(";") if part) or (None,)
+    seeds = tuple(int(seed) for seed in _numbers(options.seeds))
+    sweep = Sweep(recipe.sources, methods, knobs, weights, _numbers(options.scales), seeds)
+    given = [entry_of(recipe)] if _is_recipe(options.paths) else []
+    entries = given + ([] if given and options.methods == "cat" else [entry_of(one) for one in sweep.recipes()])
+    _judged(options, base, recipe, sources, entries, tasks, dict(_own(item) for item in options.own))
+    return 0
+
+
+def _own(item: str) -> tuple[str, str]:
+    name, _, task = item.partition("=")
+    return name, Path(task).stem if Path(task).suffix else task if ":" in task else f"{task}:test"
+
+
+# -- both --------------------------------------------------------------------------------------------------------------
+
+
+def _is_recipe(paths: list[str]) -> bool:
+    return len(paths) == 1 and Path(paths[0]).suffix in {".yaml", ".yml"}
+
+
+def _opened(options: argparse.Namespace) -> tuple[Recipe, Sources, TextBase]:
+    from studio.recipe import load, parse
+    from studio.sources import open_sources, pinned, source_fields
+    from studio.text.bases import find_base, open_base
+
+    if _is_recipe(options.paths):
+        recipe = load(Path(options.paths[0]))
+    else:
+        recipe = parse({"sources": [source_fields(path) for path in options.paths]})
+    sources = open_sources(recipe)
+    recipe = recipe.changed(
+        sources=[
+            pinned(source, adapter, digest).model_dump()
+            for source, adapter, digest in zip(recipe.sources, sources.adapters, sources.hashes, strict=True)
+        ]
+    )
+    return recipe, sources, open_base(options.base or find_base(sources.adapters))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadRecipe(f"{text!r} is not a list of numbers", next="write 1,0.5") from None
+
+
+def _judged(
+    options: argparse.Namespace,
+    base: TextBase,
+    recipe: Recipe,
+    sources: Sources,
+    entries: list[Entry],
+    tasks: list[Task],
+    own: dict[str, str] | None = None,
+) -> None:
+    from studio.files import write_atomic
+    from studio.scoreboard import Board, judge
+
+    rows = []
+    for row in judge(base, sources, entries, tasks, own=own, pins=recipe.sources):
+        rows.append(row)
+        if not options.json:
+            print(_line(row))
+    board = Board(tuple(rows))
+    if options.json:
+        print(board.to_json(), end="")
+    if options.csv:
+        write_atomic(options.csv, board.to_csv().encode())
+
+
+def _line(row: Row) -> str:
+    cells = [
+        f"{task} {cell.figure.value:.1f}{'%' if cell.kind == 'exact' else ' ppl'} "
+        f"[{cell.figure.low:.1f}, {cell.figure.high:.1f}]"
+        for task, cell in row.cells.items()
+    ]
+    keeps = [f"keeps {kept:.0%} of {name}" for name, kept in row.keeps.items() if kept is not None]
+    return f"{row.entry.name:32} " + "  ".join(cells + keeps)
+
+
+def _step(step: Step) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if step.step == step.steps else ""
+        print(f"\r{step.step}/{step.steps} loss {step.loss:.4f} valid {step.valid:.4f}", end=end, file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
