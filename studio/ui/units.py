@@ -99,6 +99,8 @@ class UnitsPanel:
         last = {**PRIVATE, "trigger_mode": "always_last", "show_progress": "hidden"}
         picture.change(self.on_picture, [token], self.map, concurrency_limit=8, **last)
         version.change(self.on_version, [token], self.map, concurrency_limit=8, **last)
+        for counter in (version, picture):
+            counter.change(self.on_selection, [token], [self.selected, self.listed], **EDIT)
         chosen = [self.map, self.selected, self.listed]
         self.map.pick(self.on_pick, [token], chosen, **EDIT)
         self.map.clear(self.on_clear, [token], chosen, **EDIT)
@@ -214,6 +216,11 @@ class UnitsPanel:
         desk = self.shared.desk(token)
         desk.selection = ()
         return [gr.update(picked=[]), *self.listing(desk)]
+
+    @told
+    def on_selection(self, token: str) -> list[Any]:
+        """The recipe or the picture changed, which ends the selection: say so."""
+        return self.listing(self.shared.desk(token))
 
     @told
     def on_mute(self, token: str) -> list[Any]:
