@@ -17,11 +17,13 @@ from studio.ui.history import HistoryPanel
 from studio.ui.layouts import Layouts
 from studio.ui.library import LibraryPanel
 from studio.ui.mixer import MixerPanel
-from studio.ui.panel import PRIVATE, Shared, told
+from studio.ui.panel import PRIVATE, Shared, TabPanel, told
 from studio.ui.reading import ReadingPanel
 from studio.ui.rooms import Rooms, Settings, WarmUp
 from studio.ui.units import UnitsPanel
 
+# The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
+TABS: tuple[tuple[str, type[TabPanel]], ...] = (("Analogy", AnalogyPanel),)
 EMBEDDED_BASE = "lora-loom/text-base"
 _STORED = {"token": "", "recipe": ""}
 
@@ -92,6 +94,7 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
             gr.Markdown("# LoRA Loom", elem_id="title")
             history.build_bar()
         warming = gr.HTML(elem_id="warming")
+        opened: list[tuple[gr.Tab, TabPanel]] = []
         with gr.Tabs(elem_id="rooms"):
             with gr.Tab("Compose"):
                 with gr.Row(elem_id="upper"):
@@ -101,12 +104,14 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
                 with gr.Row(elem_id="lower"):
                     reading = ReadingPanel(shared)
                     history.build_tabs()
-            with gr.Tab("Analogy") as analogy_tab:
-                analogy = AnalogyPanel(shared)
+            for label, panel in TABS:
+                with gr.Tab(label) as tab:
+                    opened.append((tab, panel(shared)))
         shared.panels.extend([library, units, mixer, reading, history])
         page = Page(demo, shared, library, units, mixer, reading, history, stored, warming, clock)
         page.wire()
-        analogy.wire(analogy_tab)
+        for tab, room in opened:
+            room.wire(tab)
     if warm_up:
         shared.warm.start()
     return page

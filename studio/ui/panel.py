@@ -68,6 +68,16 @@ class Panel(Protocol):
         """Connect the listeners, once all panels are built."""
 
 
+class TabPanel(Protocol):
+    """What a tab of its own holds. Its work begins when the tab is first opened: listen to `tab.select`."""
+
+    def __init__(self, shared: Shared) -> None:
+        """Make the components."""
+
+    def wire(self, tab: gr.Tab) -> None:
+        """Connect the listeners."""
+
+
 def told(handler: Handler) -> Handler:
     """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next.
 
