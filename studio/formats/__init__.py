@@ -7,7 +7,7 @@ from pathlib import Path
 from studio.adapter import Adapter
 from studio.errors import MissingFile
 from studio.formats import embedded
-from studio.formats.bundle import Bundle, open_bundle, split_selection
+from studio.formats.bundle import Bundle, nested_adapters, open_bundle, split_selection
 from studio.formats.export import save_adapter
 from studio.formats.inspection import Inspection, inspect
 from studio.formats.names import looks_like_id
@@ -43,9 +43,12 @@ def open_adapter(path: str | Path) -> Adapter:
 def embedded_adapters(path: str | Path) -> tuple[str, ...]:
     """The names of the adapters inside a checkpoint, for `open_adapter(f"{path}#{name}")`; empty for one without names.
 
-    Reads headers alone; raises as `open_adapter` does.
+    A model's folder may hold them in folders `<name>-lora`, too. Reads headers alone; raises as `open_adapter` does.
     """
     try:
+        nested = nested_adapters(Path(path).expanduser())
+        if nested:
+            return tuple(nested)
         return embedded.names(_open(path).keys)
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -19,6 +19,7 @@ from studio.tensors import TensorFile, TensorRef, open_tensors
 CONFIG = "adapter_config.json"
 _BASE_CONFIG = "config.json"
 _INDEX = ".safetensors.index.json"  # says which file of a sharded checkpoint holds which tensor
+_NESTED = "-lora"  # a model's folder may hold its adapters in folders of their own: vision-lora, speech-lora
 # In the order of trust: a folder that holds several is read from the first.
 WEIGHT_NAMES = (
     "adapter_model.safetensors",
@@ -98,11 +99,45 @@ class Located:
 def open_bundle(path: Path, selected: str | None = None) -> Bundle:
     """Open an adapter's files; headers only, no values are read.
 
-    Raises `MissingFile` where there is nothing, `Refused` where there is no adapter.
+    Where the folder of a model holds its adapters in folders of their own, `selected` names one of those, and its
+    checkpoint is not looked at. Raises `MissingFile` where there is nothing, `Refused` where there is no adapter.
     """
+    nested = nested_adapters(path)
+    if nested:
+        path, selected = _chosen(path, nested, selected), None
     located = locate(path)
     config = read_config(located.config) if located.config else None
     return Bundle(path, located.weights, _open_weights(located), config, selected)
+
+
+def nested_adapters(path: Path) -> Mapping[str, Path]:
+    """The folders `<name>-lora` of a model's folder that hold weights, by name; none where the folder is an adapter's.
+
+    Phi-4-multimodal keeps a copy of its adapters so. Source: routing.md 2.3.
+    """
+    if not path.is_dir() or any((path / name).is_file() for name in (CONFIG, *WEIGHT_NAMES)):
+        return {}
+    folders = sorted(folder for folder in path.iterdir() if folder.name.endswith(_NESTED) and folder.is_dir())
+    return {
+        folder.name.removesuffix(_NESTED): folder
+        for folder in folders
+        if folder.name != _NESTED and any((folder / name).is_file() for name in WEIGHT_NAMES)
+    }
+
+
+def unclear(name: str | None, where: str, found: Collection[str]) -> Refused:
+    """What to say where one of several adapters is meant, and `name` is none of them."""
+    what = f"no adapter here is named {name[:80]}" if name else "the file holds several adapters"
+    return Refused(
+        what, f"there are {', '.join(found)}", f"open {' or '.join(f'{where}#{choice}' for choice in found)}"
+    )
+
+
+def _chosen(path: Path, nested: Mapping[str, Path], selected: str | None) -> Path:
+    name = selected or (next(iter(nested)) if len(nested) == 1 else None)
+    if name is None or name not in nested:
+        raise unclear(name, path.name, nested)
+    return nested[name]
 
 
 def split_selection(path: str | Path) -> tuple[Path, str | None]:

@@ -14,7 +14,7 @@ from typing import Any
 from studio.adapter import Adapter
 from studio.errors import Refused
 from studio.formats import peft
-from studio.formats.bundle import Bundle
+from studio.formats.bundle import Bundle, unclear
 from studio.tensors import TensorFile
 
 _KEY = re.compile(r".+\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\.([^.]+)(?:\.(?:weight|bias))?")
@@ -41,9 +41,7 @@ def read(bundle: Bundle) -> Adapter:
     found = names(bundle.keys)
     name = bundle.selected or (found[0] if len(found) == 1 else None)
     if name not in found:
-        what = f"no adapter here is named {name[:80]}" if name else "the file holds several adapters"
-        choices = " or ".join(f"{bundle.path.name}#{choice}" for choice in found)
-        raise Refused(what, f"there are {', '.join(found)}", f"open {choices}")
+        raise unclear(name, bundle.path.name, found)
     tensors = {key: tensor for key, tensor in bundle.tensors.items() if _name_of(key) == name}
     config = bundle.config or _settings(bundle, name)
     alone = Bundle(bundle.path, bundle.weights, TensorFile(tensors, bundle.metadata), config)

@@ -19,6 +19,7 @@ import numpy as np
 from studio.adapter import LoraModule
 from studio.errors import Refused
 from studio.formats.names import table_lines
+from studio.formats.pairs import PairRows
 from studio.tensors import Array
 
 _COMPONENT = "transformer."
@@ -70,19 +71,6 @@ def fuse(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
 def is_original(name: str) -> bool:
     """Whether a canonical name is a layer of FLUX's original naming."""
     return name.startswith(_COMPONENT) and bool(_parts(name.removeprefix(_COMPONENT)))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Reads a part of a fused pair: some rows of B, and all ranks or its own."""
-
-    fused: _Pair
-    rows: slice
-    ranks: slice
-
-    def __call__(self) -> tuple[Array, Array]:
-        a, b = self.fused()
-        return a[self.ranks], b[self.rows, self.ranks]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +152,7 @@ def _split(name: str, module: LoraModule) -> Iterator[LoraModule]:
     bounds = _bounds([module.d_out // whole * part.share for part in parts])
     ranks = _ranks(module, bounds)
     for part, rows, own in zip(parts, bounds, ranks, strict=True):
-        load: _Pair = module.load if len(parts) == 1 else _Rows(module.load, rows, own)
+        load: _Pair = module.load if len(parts) == 1 else PairRows(module.load, rows, own)
         rank = own.stop - own.start
         yield replace(
             module,

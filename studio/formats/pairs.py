@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,20 @@ class StoredPair:
         if self.transposed:
             return a.T, b.T
         return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairRows:
+    """Reads a part of a fused pair: some rows of B, and all ranks or its own."""
+
+    fused: Callable[[], tuple[Array, Array]]
+    rows: slice
+    ranks: slice
+
+    def __call__(self) -> tuple[Array, Array]:
+        """A and B as float32."""
+        a, b = self.fused()
+        return a[self.ranks], b[self.rows, self.ranks]
 
 
 def stored_module(
