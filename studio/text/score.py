@@ -107,6 +107,12 @@ def answer_logits(model: Any, table: Table) -> tuple[Tensor, Tensor]:
     return logits[keep[:, shift:]], table.ids[:, 1:][keep]
 
 
+def mistaken(base: TextBase, logits: Tensor, targets: Tensor) -> Tensor:
+    """Where the likeliest token is not the right one (answers,); any end token is as right as another."""
+    best, ends = logits.argmax(-1), torch.tensor(sorted(base.end_tokens), device=logits.device)
+    return (best != targets) & ~(torch.isin(best, ends) & torch.isin(targets, ends))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
     """How one variant did at one task: by item whether it was right, its nats, and its tokens, all (n,).
@@ -198,10 +204,8 @@ def _read(base: TextBase, view: Any, part: Table, variants: int) -> tuple[Values
     with torch.inference_mode():
         logits, targets = answer_logits(view, whole)
         losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
-        best = logits.argmax(-1)
-    ends = torch.tensor(sorted(base.end_tokens), device=best.device)
-    wrong = (best != targets) & ~(torch.isin(best, ends) & torch.isin(targets, ends))
+    wrong = mistaken(base, logits, targets)
     owner = whole.answer[:, 1:].nonzero()[:, 0]
-    zero = torch.zeros(len(whole), dtype=torch.float64, device=best.device)
+    zero = torch.zeros(len(whole), dtype=torch.float64, device=losses.device)
     wrongs, nats = zero.index_add(0, owner, wrong.double()), zero.index_add(0, owner, losses)
     return (wrongs == 0).double().view(variants, -1).cpu().numpy(), nats.view(variants, -1).cpu().numpy()
