@@ -17,8 +17,9 @@ from studio.adapter import Adapter
 from studio.compose import Composition, Sources, compose, renamed_apart
 from studio.errors import BadRecipe, Cancelled, LoomError, MissingFile
 from studio.formats import Inspection, inspect
+from studio.formats.bundle import split_selection
 from studio.recipe import Recipe, Source
-from studio.sources import open_source, pinned
+from studio.sources import open_source, pinned, resolve
 from studio.units.pool import Scope, layer_of, natural
 from studio.units.table import Units, units_of
 
@@ -333,7 +334,10 @@ class Desk:
         key = _key(source)
         if key not in self._opened:
             adapter, digest = open_source(source, workspace=self.workspace, is_local=self.is_local)
-            verdict = inspect(adapter.path or "")
+            place: str | Path = adapter.path or ""
+            if source.path and split_selection(where := resolve(source, workspace=self.workspace))[1]:
+                place = where  # one of several adapters in a file
+            verdict = inspect(place)
             judged = replace(adapter, findings=verdict.findings)
             self._opened[key] = Entry(source, judged, digest, verdict)
         return replace(self._opened[key], source=source)

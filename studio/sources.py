@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,15 @@ from studio.compose import Sources, renamed_apart
 from studio.errors import BadRecipe, CannotMerge, MissingFile
 from studio.files import sha256
 from studio.formats import open_adapter
+from studio.formats.bundle import split_selection
 from studio.recipe import Recipe, Source
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 EMBEDDED = "loom:"  # a path that starts so is one of the studio's own adapters, wherever the studio is installed
 UPLOAD = "upload:"  # one that starts so lies in the visitor's own workspace
 _ASSETS = Path(__file__).resolve().parent.parent / "assets" / "text" / "adapters"
+_BASIS = _ASSETS.parents[1] / "vision" / "lorweb" / "lorweb_model.safetensors"
+_MEMBER = re.compile(r"loom:basis-([1-9][0-9]{0,3})")  # one adapter of the embedded LoRWeB basis
 
 
 def source_fields(word: str) -> dict[str, str]:
@@ -43,6 +47,8 @@ def resolve(source: Source, *, workspace: Path | None = None, is_local: bool = T
         return fetch(source.hub, source.revision)
     path = str(source.path)
     name = Path(path).name  # a recipe file's folder may have been put before a scheme
+    if (member := _MEMBER.fullmatch(name)) and _BASIS.is_file():
+        return Path(f"{_BASIS}#{member[1]}")
     if name.startswith(EMBEDDED):
         found = embedded_paths().get(name)
         if found is None:
@@ -62,19 +68,29 @@ def _uploaded(name: str, workspace: Path | None) -> Path:
     return found
 
 
-def content_hash(adapter: Adapter) -> str | None:
-    """SHA-256 of the weights file an adapter was read from; None for one that is only in memory."""
+def content_hash(adapter: Adapter, selected: str | None = None) -> str | None:
+    """SHA-256 of the weights file an adapter was read from; None for one that is only in memory.
+
+    One of several adapters in a file has the digest of the file's digest, a # and its name: its own, not the file's.
+    """
     if adapter.path is None or not adapter.path.exists():
         return None
     from studio.formats.bundle import locate
 
-    return sha256(adapter.path) if adapter.path.is_file() else sha256(locate(adapter.path).weights)
+    whole = sha256(adapter.path) if adapter.path.is_file() else sha256(locate(adapter.path).weights)
+    return whole if selected is None else member_digest(whole, selected)
+
+
+def member_digest(whole: str, selected: str) -> str:
+    """The digest of one of several adapters in a file, from the file's own."""
+    return hashlib.sha256(f"{whole}#{selected}".encode()).hexdigest()
 
 
 def open_source(source: Source, *, workspace: Path | None = None, is_local: bool = True) -> tuple[Adapter, str | None]:
     """The adapter of a source and its content hash. Raises `CannotMerge` if the file is not the one the recipe pins."""
-    adapter = open_adapter(resolve(source, workspace=workspace, is_local=is_local))
-    digest = content_hash(adapter)
+    place = resolve(source, workspace=workspace, is_local=is_local)
+    adapter = open_adapter(place)
+    digest = content_hash(adapter, split_selection(place)[1])
     if source.sha256 and digest != source.sha256:
         raise CannotMerge(
             f"{source.title} is not the file the recipe was made with",

@@ -16,24 +16,17 @@ conversion is what this module does. diffusers loads such a file without an erro
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-
 from studio.adapter import Adapter, in_memory_module
-from studio.errors import LoomError, MissingFile, Refused
+from studio.errors import LoomError, Refused
 from studio.late import torch
-from studio.tensors import Array, TensorFile, open_safetensors
+from studio.tensors import Array
 
-WEIGHTS_NAME = "lorweb_model.safetensors"
-CONFIG_NAME = "config.yaml"
 PREFIX = "transformer."
-_PARTS = ("lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight")
-_MAX_CONFIG_BYTES = 1 << 20
+PARTS = ("lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight")
 
 QueryMode = Literal[
     "cat-aa'b", "ca'-ca", "ca'-ca+cb", "caa'", "caa'b", "caa'bb'", "aa'bb'", "paa'b*", "cat-paa'b*", "relation-aa'b"
@@ -73,7 +66,7 @@ class RoutingConfig:
 
         Raises `Refused` for values that cannot be what the field means.
         """
-        kwargs = _network_kwargs(config)
+        kwargs = node_at(config, "network", "network_kwargs")
         default = RoutingConfig()
         fields = {
             "heads": _typed(kwargs, "lora_heads", int, default.heads),
@@ -85,8 +78,8 @@ class RoutingConfig:
         }
         return RoutingConfig(**cast(Any, fields))
 
-    def to_dict(self, size: int, key_width: int, rank: int) -> dict[str, Any]:
-        """The nested configuration that `from_dict` reads."""
+    def to_dict(self, size: int, key_width: int, rank: int, base: str | None = None) -> dict[str, Any]:
+        """The nested configuration that `from_dict` reads; `base` is named where trainers name it."""
         kwargs = {
             "loras_num": size,
             "lora_keys_dim": key_width,
@@ -98,7 +91,8 @@ class RoutingConfig:
             "external_query_model": self.encoder,
         }
         network = {"type": "lorweb", "linear": rank, "linear_alpha": rank, "network_kwargs": kwargs}
-        return {"config": {"process": [{"network": network}]}}
+        model = {} if base is None else {"model": {"name_or_path": base}}
+        return {"config": {"process": [{"network": network, **model}]}}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,10 +119,11 @@ class BasisLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lorweb:
-    """A basis: its layers by module name, from input to output, and how it is routed."""
+    """A basis: its layers by module name, from input to output, how it is routed, and the base it was trained on."""
 
     layers: Mapping[str, BasisLayer]
     config: RoutingConfig = field(default_factory=RoutingConfig)
+    base: str | None = None
 
     @property
     def size(self) -> int:
@@ -188,14 +183,24 @@ class Lorweb:
             module: (layer.stacked_down(), layer.scaled_up(row.to(layer.up)) * strength)
             for (module, layer), row in rows
         }
-        return _adapter(name, factors, f"one mix of {self.size} adapters of rank {self.rank}")
+        return _adapter(name, factors, self.base, f"one mix of {self.size} adapters of rank {self.rank}")
 
     def member(self, index: int) -> Adapter:
         """One adapter of the basis as an ordinary LoRA of rank r: the mix that has it alone, everywhere."""
         if not 0 <= index < self.size:
             raise LoomError(f"There is no adapter {index}", f"the basis has {self.size}, counted from 0")
         factors = {module: (layer.down[index].T, layer.up[index].T) for module, layer in self.layers.items()}
-        return _adapter(f"basis {index + 1}", factors, f"adapter {index + 1} of a LoRWeB basis of {self.size}")
+        evidence = f"adapter {index + 1} of a LoRWeB basis of {self.size}"
+        return _adapter(f"basis {index + 1}", factors, self.base, evidence)
+
+    def check_fits(self, model: torch.nn.Module) -> None:
+        """Raise `Refused` unless every layer of the basis has its linear, of its shape, in the transformer."""
+        for name, layer in self.layers.items():
+            wanted = layer.up.shape[2], layer.down.shape[1]
+            found = _shape_of(model, name)
+            if found != wanted:
+                why = f"{name} is {found or 'not there'} in the base, the basis adapts {wanted}"
+                raise Refused("The basis does not belong to this base", why, "choose the base it was trained on")
 
 
 def einsum_reference(layer: BasisLayer, x: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
@@ -214,74 +219,24 @@ def effective_size(mix: torch.Tensor) -> torch.Tensor:
     return 1 / (shares**2).sum(-1)
 
 
-def read_lorweb(path: Path) -> Lorweb:
-    """Read a basis from its folder or its weights file; a `config.yaml` beside the weights is used if it is there.
-
-    Raises `MissingFile` when there is none and `Refused` when the tensors do not fit together.
-    """
-    file = path / WEIGHTS_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise MissingFile(f"There is no LoRWeB file at {path}", next=f"give a folder with {WEIGHTS_NAME}, or the file")
-    stored = open_safetensors(file)
-    if not is_lorweb(stored.tensors):
-        raise Refused(f"{file.name} is not a LoRWeB basis", "it holds no tensor named *.lora_keys")
-    config_file = file.with_name(CONFIG_NAME)
-    config = RoutingConfig.from_dict(_read_yaml(config_file)) if config_file.is_file() else RoutingConfig()
-    names = sorted((k.removesuffix(".lora_keys") for k in stored.tensors if k.endswith(".lora_keys")), key=_depth)
-    layers = {name.removeprefix(PREFIX): _read_layer(stored, name, file.name) for name in names}
-    shapes = {(layer.down.shape[0], layer.down.shape[2], layer.to_q.shape[1]) for layer in layers.values()}
-    if len(shapes) > 1:
-        raise Refused(f"{file.name} mixes bases", f"its layers differ in (N, r, Q): {sorted(shapes)}")
-    return Lorweb(layers, config)
+def _shape_of(model: torch.nn.Module, name: str) -> tuple[int, int] | None:
+    """(d_out, d_in) of a linear by its name; quantised ones keep it beside their packed weight."""
+    try:
+        found = model.get_submodule(name)
+    except AttributeError:
+        return None
+    sizes = getattr(found, "out_features", None), getattr(found, "in_features", None)
+    return sizes if isinstance(sizes[0], int) and isinstance(sizes[1], int) else None  # type: ignore[return-value]
 
 
-def write_lorweb(basis: Lorweb, folder: Path) -> Path:
-    """Write the released layout: float16 weights and config.yaml. Returns the weights file."""
-    import yaml
-    from safetensors.torch import save_file
-
-    state = {}
-    for name, layer in basis.layers.items():
-        tensors = (layer.down, layer.up, layer.keys, layer.to_q)
-        for part, value in zip(_PARTS, tensors, strict=True):
-            state[f"{PREFIX}{name}.{part}"] = value.detach().half().cpu().contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    first = next(iter(basis.layers.values()))
-    config = basis.config.to_dict(basis.size, first.keys.shape[1], basis.rank)
-    _write_whole(folder / CONFIG_NAME, yaml.safe_dump(config, sort_keys=False).encode())
-    part_file = folder / (WEIGHTS_NAME + ".part")
-    save_file(state, part_file, metadata={"format": "pt"})
-    os.replace(part_file, folder / WEIGHTS_NAME)
-    return folder / WEIGHTS_NAME
-
-
-def _read_layer(stored: TensorFile, name: str, file: str) -> BasisLayer:
-    keys = [f"{name}.{part}" for part in _PARTS]
-    missing = [key for key in keys if key not in stored.tensors]
-    if missing:
-        raise Refused(f"{file} lacks {missing[0]}", f"a LoRWeB layer has {', '.join(_PARTS)}", "download it again")
-    down, up, lookup, to_q = (stored.tensors[key].shape for key in keys)
-    fits = len(down) == len(up) == 3 and len(lookup) == len(to_q) == 2
-    if not fits or down[0] != up[0] or down[2] != up[1] or lookup != (down[0], to_q[0]) or 0 in (*down, *up, *to_q):
-        raise Refused(f"{file}: the shapes of {name} do not fit", f"A {down}, B {up}, keys {lookup}, projection {to_q}")
-    values = [torch.from_numpy(np.array(stored.tensors[key].read())) for key in keys]
-    if not all(bool(torch.isfinite(value).all()) for value in values):
-        raise Refused(f"{file}: {name} holds numbers that are not finite")
-    return BasisLayer(*values)
-
-
-def _depth(name: str) -> tuple[bool, list[tuple[int, str]]]:
-    """Sorts modules from the model's input to its output: double blocks, single blocks, numbers as numbers."""
-    parts = name.removeprefix(PREFIX).split(".")
-    return parts[0].startswith("single"), [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def _adapter(name: str, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], evidence: str) -> Adapter:
+def _adapter(
+    name: str, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], base: str | None, evidence: str
+) -> Adapter:
     modules = {}
     for module, (down, up) in factors.items():
         full = PREFIX + module
         modules[full] = in_memory_module(full, _numpy(down), _numpy(up), origin="lorweb")
-    return Adapter(name, modules, dialect="lorweb", evidence=evidence)
+    return Adapter(name, modules, dialect="lorweb", evidence=evidence, base=base)
 
 
 def _numpy(tensor: torch.Tensor) -> Array:
@@ -289,21 +244,10 @@ def _numpy(tensor: torch.Tensor) -> Array:
     return values
 
 
-def _read_yaml(path: Path) -> object:
-    import yaml
-
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise Refused(f"{path.name} is too large for a configuration", f"{path.stat().st_size} bytes")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{path.name} is not readable YAML", str(error).splitlines()[0]) from error
-
-
-def _network_kwargs(config: object) -> Mapping[str, object]:
-    """`config.process[0].network.network_kwargs`, empty when the path does not lead there."""
+def node_at(config: object, *steps: str) -> Mapping[str, object]:
+    """The mapping below `config.process[0]`; empty when the path does not lead to one."""
     node: object = config
-    for step in ("config", "process", 0, "network", "network_kwargs"):
+    for step in ("config", "process", 0, *steps):
         if isinstance(step, int):
             node = node[step] if isinstance(node, list) and node else None
         else:
@@ -316,12 +260,3 @@ def _typed(kwargs: Mapping[str, object], key: str, kind: type, default: object) 
     if type(value) is not kind:
         raise Refused(f"{key} in the LoRWeB configuration is {value!r}", f"it should be a {kind.__name__}")
     return value
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -8,7 +8,7 @@ alone, so that calls do not disturb each other.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,17 @@ from studio.adapter import Adapter
 from studio.errors import LoomError, MissingFile, Refused
 from studio.late import diffusers, torch, transformers
 from studio.tensors import open_safetensors
+from studio.vision.analogist import OnStep
 from studio.vision.latents import all_positions, euler, pack, strip, unpack
-from studio.vision.lorweb import Lorweb, read_lorweb
+from studio.vision.lorweb import Lorweb
+from studio.vision.lorweb_file import read_lorweb
 from studio.vision.transforms import TRANSFORMS
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "vision"
+BASE = "lora-loom/tiny-flux-kontext"  # what adapters of the embedded model call it
 STEPS = 2
+MAX_STRENGTH = 10
 Picture = Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
-OnStep = Callable[[int, int, Image.Image], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +52,11 @@ class AnalogyModel:
     basis: Lorweb
     text: torch.Tensor  # (1, tokens, width) of the empty instruction
     pooled: torch.Tensor  # (1, width)
+
+    @property
+    def usual_steps(self) -> int:
+        """How many steps to take where nobody says."""
+        return STEPS
 
     @property
     def side(self) -> int:
@@ -110,8 +118,7 @@ class AnalogyModel:
         on_step: OnStep | None = None,
     ) -> Image.Image:
         """b' for pictures already looked at and a mix (layers, N). Raises `LoomError` for a wrong mix or step count."""
-        if not 1 <= steps <= 100:
-            raise LoomError(f"{steps} steps cannot be taken", "choose between 1 and 100")
+        check_drawing(steps, seed, strength)
         noise = torch.randn(seen.latents.shape, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
             weights = self._merged(mix, strength)
@@ -205,10 +212,22 @@ class AnalogyModel:
         return unpack(out[:, : target.shape[1]], x.shape[2], x.shape[3])
 
 
-def load_embedded(folder: Path = EMBEDDED) -> AnalogyModel:
-    """Load the model that comes with the studio, in float32 on the CPU.
+def check_drawing(steps: int, seed: int, strength: float) -> None:
+    """Raise `LoomError` for what no sampler can do."""
+    if not 1 <= steps <= 100:
+        raise LoomError(f"{steps} steps cannot be taken", next="choose between 1 and 100")
+    if not 0 <= seed < 1 << 63:
+        raise LoomError(f"Seed {seed} is out of range", next="choose 0 or a positive number")
+    if not (math.isfinite(strength) and abs(strength) <= MAX_STRENGTH):
+        raise LoomError(
+            f"Strength {strength} is out of range", next=f"choose between -{MAX_STRENGTH} and {MAX_STRENGTH}"
+        )
 
-    Raises `MissingFile` when the folder or a part of it is not there.
+
+def load_embedded(folder: Path = EMBEDDED, basis: Path | None = None) -> AnalogyModel:
+    """Load the model that comes with the studio, in float32 on the CPU; `basis` takes the place of its own.
+
+    Raises `MissingFile` when the folder or a part of it is not there, and `Refused` for a basis of another base.
     """
     for part in ("vae", "transformer", "encoder", "lorweb", "prompt.safetensors"):
         if not (folder / part).exists():
@@ -222,7 +241,9 @@ def load_embedded(folder: Path = EMBEDDED) -> AnalogyModel:
     encoder = _pretrained(transformers.CLIPVisionModelWithProjection, folder / "encoder")
     prompt = open_safetensors(folder / "prompt.safetensors").tensors
     text, pooled = (torch.from_numpy(np.array(prompt[name].read())) for name in ("text", "pooled"))
-    return AnalogyModel(vae, transformer, encoder, read_lorweb(folder / "lorweb"), text, pooled)
+    opened = read_lorweb(basis or folder / "lorweb")
+    opened.check_fits(transformer)
+    return AnalogyModel(vae, transformer, encoder, opened, text, pooled)
 
 
 def catalogue(folder: Path = EMBEDDED) -> tuple[str, ...]:

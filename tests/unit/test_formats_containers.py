@@ -10,9 +10,11 @@ import gguf
 import numpy as np
 import pytest
 
-from studio.errors import Refused
+from studio.errors import CannotMerge, Refused
 from studio.formats import embedded_adapters, inspect, open_adapter
 from studio.formats.bundle import split_selection
+from studio.recipe import Source
+from studio.sources import open_source
 from tests.fixtures import gguf_file, pair, sharded_checkpoint, weights_file
 
 ATTENTION = "blk.0.attn_q"
@@ -111,11 +113,36 @@ def test_a_whole_model_without_adapters_is_refused(tmp_path: Path) -> None:
         open_adapter(folder)
 
 
-def test_a_lorweb_basis_is_sent_to_the_analogy_room(tmp_path: Path) -> None:
+def lorweb_basis(folder: Path) -> Path:
+    """Three adapters of rank 2 on one layer; those of the second are all 2."""
     stem = "transformer.transformer_blocks.0.attn.to_q"
     shapes = {"lora_A": (3, 8, 2), "lora_B": (3, 2, 8), "lora_keys": (3, 4), "att_lora_to_q.weight": (4, 6)}
     tensors = {f"{stem}.{part}": np.ones(shape, np.float32) for part, shape in shapes.items()}
-    found = inspect(weights_file(tmp_path / "x" / "lorweb_model.safetensors", tensors))
+    tensors[f"{stem}.lora_A"][1] = 2
+    return weights_file(folder / "lorweb_model.safetensors", tensors)
+
+
+def test_a_lorweb_basis_is_sent_to_the_analogy_room(tmp_path: Path) -> None:
+    found = inspect(lorweb_basis(tmp_path))
     assert (found.verdict, found.dialect) == ("refused", "lorweb")
     assert "to_q.lora_keys" in str(found.evidence)
     assert "analogy room" in found.findings[0].text
+
+
+def test_one_adapter_of_a_lorweb_basis_is_an_ordinary_lora(tmp_path: Path) -> None:
+    path = lorweb_basis(tmp_path)
+    found = open_adapter(f"{path}#2")
+    assert (found.name, found.dialect, found.rank) == ("basis 2", "lorweb", 2)
+    assert (found.delta("transformer.transformer_blocks.0.attn.to_q") == 4).all()
+    assert inspect(f"{path}#2").verdict == "ok"
+    for wrong in ("0", "4", "two", "-1", "9" * 50):
+        with pytest.raises(Refused, match="numbered 1 to 3"):
+            open_adapter(f"{path}#{wrong}")
+
+
+def test_adapters_of_one_file_are_told_apart_by_their_digests(tmp_path: Path) -> None:
+    path = lorweb_basis(tmp_path)
+    digests = [open_source(Source(path=f"{path}#{k}"))[1] for k in (1, 2, 2)]
+    assert digests[0] != digests[1] == digests[2]
+    with pytest.raises(CannotMerge, match="not the file"):
+        open_source(Source(path=f"{path}#1", sha256=digests[1]))

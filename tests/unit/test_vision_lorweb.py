@@ -10,18 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from studio.errors import LoomError, MissingFile, Refused
 from studio.vision.lorweb import (
-    CONFIG_NAME,
     PREFIX,
-    WEIGHTS_NAME,
     BasisLayer,
     Lorweb,
     RoutingConfig,
     effective_size,
     einsum_reference,
     is_lorweb,
-    read_lorweb,
-    write_lorweb,
 )
+from studio.vision.lorweb_file import CONFIG_NAME, WEIGHTS_NAME, read_lorweb, write_lorweb
 
 SIZE, RANK, KEY, QUERY = 5, 2, 4, 6
 MODULES = {"transformer_blocks.0.attn.to_q": (8, 12), "single_transformer_blocks.1.proj_out": (10, 8)}

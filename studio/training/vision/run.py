@@ -30,7 +30,9 @@ from studio.training.vision.stages import (
     train_contender,
     train_encoder,
 )
-from studio.vision.lorweb import WEIGHTS_NAME, BasisLayer, Lorweb, RoutingConfig, read_lorweb, write_lorweb
+from studio.vision.lorweb import BasisLayer, Lorweb, RoutingConfig
+from studio.vision.lorweb_file import WEIGHTS_NAME, read_lorweb, write_lorweb
+from studio.vision.pipeline import BASE
 from studio.vision.scenes import SIDE
 
 STAGES = ("autoencoder", "encoder", "base", "compare", "main", "evaluate")
@@ -232,7 +234,7 @@ class Run:
             up = (layer.up.detach() * layer.scale).unflatten(1, shape).permute(1, 2, 0)
             layers[name] = BasisLayer(down, up, router.keys.detach()[index], router.to_q.detach()[index])
         config = RoutingConfig(query_mode="relation-aa'b", encoder="encoder")
-        write_lorweb(Lorweb(layers, config), self.out / "lorweb")
+        write_lorweb(Lorweb(layers, config, BASE), self.out / "lorweb")
         files.write_encoder(self.out / "encoder", model.encoder)
 
     @torch.no_grad()
