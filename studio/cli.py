@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from studio.cli_analogy import add_verb
 from studio.cli_learn import add_verbs
 from studio.errors import BadRecipe, LoomError
 from studio.formats import WRITERS
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_methods)
     _merge_arguments(verbs.add_parser("merge", help="merge adapters, or run a recipe"))
     add_verbs(verbs.add_parser)
+    add_verb(verbs.add_parser)
     return parser
 
 

@@ -1,0 +1,98 @@
+"""One analogy kept as an ordinary LoRA: a merge of the basis's adapters, so recipe, report and export are the usual.
+
+The update of a mix is the weighted sum of the adapters, weighted by layer. `cat` writes it exactly, at rank N r;
+`svd` cuts it to a rank by QR of the factors and says what energy it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.compose import Composition, Sources, compose
+from studio.files import sha256
+from studio.recipe import Recipe, Source
+from studio.sources import member_digest
+from studio.vision.lorweb import PREFIX, Lorweb
+from studio.vision.lorweb_file import find_lorweb
+from studio.vision.pipeline import EMBEDDED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DIGITS = 7  # of a weight in the recipe: float32 has no more
+
+
+@dataclass(frozen=True, eq=False)
+class OpenBasis:
+    """A basis and the file it came from, whose adapters a recipe can name."""
+
+    basis: Lorweb
+    file: Path
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights file."""
+        return sha256(self.file)
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Every adapter of the basis, opened, in order."""
+        members = tuple(self.basis.member(index) for index in range(self.basis.size))
+        return Sources(members, hashes=tuple(member_digest(self.digest, str(k + 1)) for k in range(len(members))))
+
+    def source(self, index: int) -> Source:
+        """Where a recipe finds one adapter, by its index from 0."""
+        is_ours = self.file.resolve() == find_lorweb(EMBEDDED / "lorweb").resolve()
+        path = f"loom:basis-{index + 1}" if is_ours else f"{self.file}#{index + 1}"
+        return Source(path=path, name=f"basis {index + 1}", sha256=member_digest(self.digest, str(index + 1)))
+
+
+def recipe_of(
+    opened: OpenBasis,
+    mix: Tensor,
+    strength: float = 1.0,
+    *,
+    rank: int = 0,
+    chosen: Sequence[int] | None = None,
+    name: str = "analogy",
+    note: str = "",
+) -> Recipe:
+    """The recipe of a mix (layers, N): its adapters weighted by layer; `rank` 0 keeps all, exactly.
+
+    `chosen` takes only these adapters, by index from 0, with the shares that they have. Raises `LoomError` for a mix
+    of the wrong shape.
+    """
+    shares = (opened.basis.check(mix).float() * strength).tolist()
+    wanted = range(opened.basis.size) if chosen is None else chosen
+    sources = [
+        opened.source(index).model_copy(
+            update={
+                "weight": 0.0,
+                "modules": {
+                    PREFIX + layer: float(f"{row[index]:.{_DIGITS}g}")
+                    for layer, row in zip(opened.basis.layers, shares, strict=True)
+                },
+            }
+        )
+        for index in wanted
+    ]
+    method = {"method": "svd", "knobs": {"rank": rank}} if rank else {"method": "cat"}
+    return Recipe.model_validate(
+        {"name": name, "note": note, "sources": [source.model_dump() for source in sources], **method}
+        | ({"base": opened.basis.base} if opened.basis.base else {})
+    )
+
+
+def kept(opened: OpenBasis, recipe: Recipe, on_step: Callable[[int, int, str], None] | None = None) -> Composition:
+    """Compose a recipe of `recipe_of` that takes every adapter, without opening the file again."""
+    return compose(recipe, opened.sources, on_step=on_step)
+
+
+def strongest(mix: Tensor, count: int) -> tuple[int, ...]:
+    """The adapters with the largest mean share, by index, strongest first."""
+    order: list[int] = mix.abs().mean(0).argsort(descending=True).tolist()
+    return tuple(order[:count])
