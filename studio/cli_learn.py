@@ -13,7 +13,8 @@ from studio.errors import BadRecipe
 if TYPE_CHECKING:
     from studio.compose import Sources
     from studio.learning.data import Examples
-    from studio.learning.soups import Settings, Soup, Step
+    from studio.learning.soups import Step
+    from studio.learning.ways import Learned
     from studio.recipe import Recipe
     from studio.scoreboard import Entry, Row
     from studio.text.bases import TextBase
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 WAYS = ("soup", "recycle", "lorahub", "adamerge")
 PARAMETERISATIONS = ("free", "softmax", "leaky", "squared", "sigmoid")
 GRANULARITIES = ("global", "layer", "sublayer", "module", "rank")
+SELECTIONS = ("score", "random", "rank", "cosine", "absolute", "clamp", "quasi_fim", "distance")
 
 
 def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -52,6 +54,9 @@ def _learn_arguments(learn: argparse.ArgumentParser) -> None:
     learn.add_argument("--steps", type=int, default=100)
     learn.add_argument("--batch", type=int, default=8)
     learn.add_argument("--keep", type=int, default=5, help="adapters that recycle selects; default 5")
+    learn.add_argument("--by", choices=SELECTIONS, default="score", help="by what it selects; default score")
+    learn.add_argument("--pool-target", action="store_true", help="train a target LoRA first; it joins recycle's pool")
+    learn.add_argument("--trials", type=int, default=40, help="of lorahub; default 40")
     learn.add_argument("--target-steps", type=int, default=400, help="steps of the target LoRA; default 400")
     learn.set_defaults(run=_learn)
 
@@ -77,6 +82,8 @@ def _learn(options: argparse.Namespace) -> int:
     from studio.learning.data import split
     from studio.learning.fit import Schedule
     from studio.learning.soups import Settings
+    from studio.learning.ways import Order, coefficients, heard
+    from studio.recipe import placed
     from studio.scoreboard import Entry
     from studio.text.tasks import named_task
 
@@ -89,45 +96,32 @@ def _learn(options: argparse.Namespace) -> int:
     schedule = Schedule(options.rate, options.steps, options.batch, seed=options.seed)
     shape: Any = options.parameterisation or ("leaky" if options.way == "recycle" else "free")
     settings = Settings(shape, options.granularity, schedule=schedule)
-    recipe, sources, soup = _coefficients(options, base, recipe, sources, examples, settings)
-    learned = soup.into(recipe).changed(name=options.out.stem, base=base.base.id)
-    learned.save(options.out)
+    target = TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch, seed=options.seed))
+    pooled = target if options.pool_target else None
+    order = Order(options.way, settings, options.keep, options.by, pooled, options.trials)
+    found = coefficients(base, heard(recipe, sources), examples, order, on_step=_step)
+    recipe, sources = _joined(options.out, recipe, sources, found)
+    learned = found.into(recipe).changed(name=options.out.stem, base=base.base.id)
+    placed(learned, options.out.parent, for_others=False).save(options.out)
+    soup = found.soup
     _say(f"{options.out}: lowest loss {min(loss for _, loss in soup.state.valid):.4f}, {soup.state.step} steps")
     tasks = [_other(named_task(test, options.n, options.seed + 1), examples) for test in options.test]
     if tasks:
-        target = TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch, seed=options.seed))
-        beside = controls(base, recipe, sources, examples, settings, target=target, seed=options.seed, on_part=_say)
+        beside = controls(base, recipe, sources, examples, order, target=target, on_part=_say)
         _judged(options, base, recipe, sources, [*beside, Entry("learned", "merge", learned)], tasks)
     return 0
 
 
-def _coefficients(
-    options: argparse.Namespace,
-    base: TextBase,
-    recipe: Recipe,
-    sources: Sources,
-    examples: Examples,
-    settings: Settings,
-) -> tuple[Recipe, Sources, Soup]:
-    """The coefficients by the chosen way, with the sources they belong to: recycling may have taken only some."""
+def _joined(out: Path, recipe: Recipe, sources: Sources, found: Learned) -> tuple[Recipe, Sources]:
+    """Recipe and sources with the target LoRA among them, saved beside the recipe, if one was learned with."""
     from studio.compose import Sources
-    from studio.learning.adamerge import SETTINGS, adamerge
-    from studio.learning.lorahub import lorahub
-    from studio.learning.recycle import Recycling, recycle
-    from studio.learning.soups import learn
 
-    adapters = sources.adapters
-    if options.way == "lorahub":
-        return recipe, sources, lorahub(base, adapters, examples)
-    if options.way == "adamerge":
-        return recipe, sources, adamerge(base, adapters, [item.prompt for item in examples.all], SETTINGS)
-    if options.way == "soup":
-        return recipe, sources, learn(base, adapters, examples, settings, on_step=_step)
-    found = recycle(
-        base, adapters, examples, Recycling(options.keep, settings=settings, seed=options.seed), on_step=_step
-    )
-    chosen = recipe.changed(sources=[recipe.sources[place].model_dump() for place in found.chosen])
-    return chosen, Sources(found.adapters), found.soup
+    if -1 not in found.places:
+        return recipe, sources
+    target, folder = found.adapters[0], out.with_name(f"{out.stem}-target")
+    target.save(folder)
+    joined = recipe.changed(sources=[*recipe.model_dump()["sources"], {"path": str(folder), "name": target.name}])
+    return joined, Sources((*sources.adapters, target), hashes=(*sources.hashes, None))
 
 
 def _other(test: Task, examples: Examples) -> Task:

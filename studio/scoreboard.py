@@ -16,7 +16,7 @@ from itertools import product
 from typing import Any, Literal
 
 from studio.compose import Sources, compose
-from studio.errors import BadRecipe, Cancelled
+from studio.errors import BadRecipe, Cancelled, CannotMerge
 from studio.merging import Value, method_by_id
 from studio.recipe import Recipe, Source, parse
 from studio.text.bases import TextBase
@@ -108,11 +108,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One judged entry. `keeps` is the share of each source's own figure at its own task, by source; 1 is all of it."""
+    """One judged entry. `keeps` is the share of each source's own figure at its own task, by source; 1 is all of it.
+
+    What cannot be merged has no cells, and `refused` says why.
+    """
 
     entry: Entry
     cells: Mapping[str, Cell]
     keeps: Mapping[str, float | None]
+    refused: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the recipe opens as it is."""
@@ -127,7 +131,8 @@ class Row:
             for task, cell in self.cells.items()
         }
         recipe = self.entry.recipe.model_dump(mode="json") if self.entry.recipe else None
-        return {"name": self.entry.name, "kind": self.entry.kind, "recipe": recipe, "tasks": cells, "keeps": self.keeps}
+        found = {"name": self.entry.name, "kind": self.entry.kind, "recipe": recipe, "tasks": cells, "keeps": self.keeps}
+        return found | ({"refused": self.refused} if self.refused else {})
 
 
 def judge(
@@ -144,7 +149,8 @@ def judge(
     """Rows as they are measured: the base, each source alone at 1, then the entries in their order.
 
     `own` names the task that is each source's own. `pins` are the recipe's sources, so that a source's row opens as a
-    recipe. `on_step(rows done, rows, what)`; `stop()` true ends the stream with what there is.
+    recipe. `on_step(rows done, rows, what)`; `stop()` true ends the stream with what there is. An entry that cannot be
+    merged is a row that says so.
     """
     everything = [Entry("base", "base"), *_alone(sources, pins), *entries]
     reference: dict[str, list[Score]] = {task.name: [] for task in tasks}
@@ -152,20 +158,32 @@ def judge(
     if unknown := sorted({*own} - {adapter.name for adapter in sources.adapters} | {*own.values()} - {*reference}):
         raise BadRecipe(f"There is no source or task {unknown[0]!r}", "each source's own task is one of the tasks")
     batches = [everything[:count]] + [everything[i : i + _BATCH] for i in range(count, len(everything), _BATCH)]
-    done = 0
+    done, say = 0, on_step or _silent
     for batch in batches:
         try:
-            variants = [_variant(entry, sources, stop) for entry in batch]
-            measured = {task.name: score(base, task, variants, stop=stop) for task in tasks}
+            made = [_made(entry, sources, stop) for entry in batch]
+            variants = [variant for variant, refused in made if not refused]
+            measured: dict[str, tuple[Score, ...]] = {}
+            for task in tasks:
+                say(done, len(everything), f"asking {task.name}")
+                measured[task.name] = score(base, task, variants, stop=stop) if variants else ()
         except Cancelled:
             return
         for name, found in measured.items():
             reference[name] += found if done == 0 else ()
-        for i, entry in enumerate(batch):
+        place = 0
+        for entry, (_, refused) in zip(batch, made, strict=True):
             done += 1
-            if on_step:
-                on_step(done, len(everything), entry.name)
-            yield _row(entry, {name: found[i] for name, found in measured.items()}, reference, sources, own)
+            say(done, len(everything), entry.name)
+            if refused:
+                yield Row(entry, {}, {}, refused)
+                continue
+            yield _row(entry, {name: found[place] for name, found in measured.items()}, reference, sources, own)
+            place += 1
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """The `on_step` of callers that gave none."""
 
 
 def _alone(sources: Sources, pins: Sequence[Source]) -> list[Entry]:
@@ -178,10 +196,14 @@ def _alone(sources: Sources, pins: Sequence[Source]) -> list[Entry]:
     ]
 
 
-def _variant(entry: Entry, sources: Sources, stop: Callable[[], bool] | None) -> Variant:
+def _made(entry: Entry, sources: Sources, stop: Callable[[], bool] | None) -> tuple[Variant, str]:
+    """What is scored, or why there is nothing to score."""
     if entry.adapter is not None or entry.recipe is None:
-        return entry.adapter
-    return compose(entry.recipe, sources, stop=stop).adapter
+        return entry.adapter, ""
+    try:
+        return compose(entry.recipe, sources, stop=stop).adapter, ""
+    except (BadRecipe, CannotMerge) as error:
+        return None, str(error)
 
 
 def _row(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from studio.adapter import Adapter
 from studio.late import torch
 from studio.learning.data import batch_rows
-from studio.learning.fit import OnProgress, Schedule, Stop, fit
+from studio.learning.fit import OnProgress, Schedule, State, Stop, fit
 from studio.learning.soups import OnStep, Settings, Soup, mixture, soup, tell
 from studio.text.bases import TextBase
 from studio.text.score import Table, answer_logits, table_of
@@ -34,6 +34,7 @@ def adamerge(
     prompts: Sequence[str],
     settings: Settings = SETTINGS,
     *,
+    state: State | None = None,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
 ) -> Soup:
@@ -47,7 +48,7 @@ def adamerge(
     entropy = _Entropy(mix.view, table, schedule.batch, schedule.seed)
     said: OnProgress | None = partial(tell, mix, on_step) if on_step else None
     once = replace(schedule, check_every=schedule.steps)
-    return soup(mix, fit([mix.theta], entropy, entropy.whole, once, on_step=said, stop=stop))
+    return soup(mix, fit([mix.theta], entropy, entropy.whole, once, state=state, on_step=said, stop=stop))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from studio.compose import Sources, compose
 from studio.learning.controls import TargetSettings, random_like, target_lora
 from studio.learning.data import Examples
 from studio.learning.fit import Stop
-from studio.learning.soups import Settings, learn
+from studio.learning.ways import Order, coefficients
 from studio.recipe import Recipe
 from studio.scoreboard import Entry
 from studio.text.bases import TextBase
@@ -21,29 +22,33 @@ def controls(
     recipe: Recipe,
     sources: Sources,
     examples: Examples,
-    settings: Settings,
+    order: Order,
     *,
     target: TargetSettings | None = None,
-    seed: int = 0,
     on_part: OnPart | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Entry]:
-    """The controls of a merge learned over a recipe's sources with these settings, one by one as they are made.
+    """The controls of a merge learned over a recipe's sources by this order, one by one as they are made.
 
+    Where the order has a target LoRA join the pool, it is the last of the sources, and no random LoRA replaces it.
     `on_part(name)` is called before each that takes time. Base and sources alone are rows of every scoreboard already.
     """
-    say, adapters = on_part or _silent, sources.adapters
-    for name, weight in (("uniform cat", 1 / len(adapters)), ("sum", 1.0)):
-        plain = [{**s.model_dump(), "weight": weight, "modules": {}, "units": {}} for s in recipe.sources]
-        yield Entry(name, "control", recipe.changed(name=name, method="cat", knobs={}, scale=1.0, sources=plain))
+    say, plain = on_part or _silent, recipe.model_dump()["sources"]
+    count = len(plain) - (order.target is not None)
+    for name, weight in (("uniform cat", 1 / count), ("sum", 1.0)):
+        given = [{**s, "weight": weight if i < count else 0.0, "modules": {}, "units": {}} for i, s in enumerate(plain)]
+        yield Entry(name, "control", recipe.changed(name=name, method="cat", knobs={}, scale=1.0, sources=given))
+    pool, pooled = sources.adapters[:count], sources.adapters[count:]
     say("target LoRA")
-    yield Entry("target LoRA", "control", None, target_lora(base, adapters, examples, target, stop=stop))
+    trained = pooled[0] if pooled else target_lora(base, pool, examples, target, stop=stop)
+    yield Entry("target LoRA", "control", None, trained)
     say("random LoRAs")
-    drawn = random_like(adapters, seed)
-    found = learn(base, drawn, examples, settings, stop=stop)
-    alike = found.into(recipe.changed(sources=[{**s.model_dump(), "units": {}} for s in recipe.sources]))
+    drawn = random_like(pool, order.seed)
+    found = coefficients(base, drawn, examples, order, target=pooled[0] if pooled else None, stop=stop)
+    alike = found.into(recipe.changed(sources=[{**source, "units": {}} for source in plain]))
     silent = not any(c for source in alike.sources for c in (source.weight, *source.modules.values()))
-    yield Entry("random LoRAs", "control", None, None if silent else compose(alike, Sources(drawn)).adapter)
+    everything = Sources((*drawn, *(replace(one, name="target") for one in pooled)))
+    yield Entry("random LoRAs", "control", None, None if silent else compose(alike, everything).adapter)
 
 
 def _silent(part: str) -> None:

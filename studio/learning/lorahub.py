@@ -7,7 +7,7 @@ In delta space, as cat: the official code scales A and B both, so that its coeff
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,9 @@ from studio.adapter import Adapter
 from studio.late import torch
 from studio.learning.data import Examples
 from studio.learning.fit import State, Stop
-from studio.learning.soups import Settings, Soup, mixture, soup
+from studio.learning.soups import OnStep, Settings, Soup, Step, mixture, soup
 from studio.learning.updates import answer_loss
 from studio.text.bases import TextBase
-
-OnTrial = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,12 @@ def lorahub(
     examples: Examples,
     search: Search | None = None,
     *,
-    on_step: OnTrial | None = None,
+    on_step: OnStep | None = None,
     stop: Stop | None = None,
 ) -> Soup:
     """Minimise the examples' loss + l1 * mean|w| over one weight an adapter, from zero; all examples are used.
 
-    `on_step(trials done, trials, loss)`; `stop()` true keeps the best so far. The result is a soup of granularity
+    A step is a trial, its `valid` the lowest loss so far; `stop()` true keeps the best so far. The result is a soup of granularity
     `global`.
     """
     import nevergrad
@@ -68,5 +66,5 @@ def lorahub(
             if losses[-1] < lowest:
                 best, lowest = mix.theta.clone(), losses[-1]
             if on_step:
-                on_step(len(losses), search.trials, losses[-1])
+                on_step(Step(len(losses), search.trials, losses[-1], lowest, mix.coefficients(mix.theta)))
     return soup(mix, State(len(losses), (mix.theta.clone(),), (best,), {}, tuple(losses), ((len(losses), lowest),)))

@@ -218,7 +218,7 @@ class Soup:
         for i, source in enumerate(sources):
             if by_rank and source["units"]["scale"]:
                 raise BadRecipe(f"{self.names[i]} has edited units", "they would be lost", "clear the edits first")
-            source |= {"weight": 1.0 if by_rank else 0.0, "modules": {} if by_rank else self._weights(i)}
+            source |= {"weight": 1.0, "modules": {}} if by_rank else self._weights(i)
             if by_rank:
                 source["units"] = {"form": "raw", "scale": {m: dict(enumerate(u)) for m, u in self._scales(i).items()}}
         return parse({**recipe.model_dump(), "method": "cat", "knobs": {}, "scale": 1.0, "sources": sources})
@@ -232,8 +232,16 @@ class Soup:
                 found[module] = [float(c) for c in self.units[module][start : start + ranks[i]]]
         return found
 
-    def _weights(self, i: int) -> dict[str, float]:
-        return {module: own[0] for module, own in self._scales(i).items()}
+    def _weights(self, i: int) -> dict[str, Any]:
+        """Adapter i's weight by module; where all are one number, it is the source's own.
+
+        Beside others the source's weight is only their mean, for the eye: every module has one that counts.
+        """
+        modules = {module: own[0] for module, own in self._scales(i).items()}
+        values = set(modules.values())
+        if len(values) == 1:
+            return {"weight": values.pop(), "modules": {}}
+        return {"weight": round(sum(modules.values()) / max(1, len(modules)), 4), "modules": modules}
 
 
 def learn(

@@ -18,6 +18,7 @@ from studio.learning.controls import TargetSettings
 from studio.learning.data import split
 from studio.learning.fit import Schedule
 from studio.learning.soups import Settings
+from studio.learning.ways import Order
 from studio.recipe import Source, load, parse
 from studio.scoreboard import Board, Row, Sweep, entry_of, judge
 from studio.text.bases import TextBase
@@ -114,7 +115,7 @@ def test_the_controls_are_all_there(world: tuple[TextBase, Sources, tuple[Source
             recipe,
             sources,
             split(LETTERS.items),
-            Settings(schedule=quick),
+            Order(settings=Settings(schedule=quick)),
             target=TargetSettings(schedule=quick),
             on_part=said.append,
         )

@@ -44,8 +44,8 @@ def device() -> str:
 
 
 def half() -> torch.autocast:
-    """bfloat16 on a GPU; nothing on a CPU, where it is slow."""
-    return torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda")
+    """bfloat16 on a GPU; on a CPU, where it is mostly slow, only inside a caller's own autocast."""
+    return torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda" or torch.is_autocast_enabled("cpu"))
 
 
 def windows(stream: Tensor, starts: Tensor, length: int) -> Tensor:

@@ -1,0 +1,143 @@
+"""The experiments: what is merged, learned or trained, and under which name its row appears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import studio
+from bench.evidence.world import Rows, World, ensemble, folder_of, merged
+from studio.adapter import Adapter
+from studio.learning.adamerge import SETTINGS as ADAMERGE
+from studio.learning.adamerge import adamerge
+from studio.learning.controls import TargetSettings, random_like, target_lora
+from studio.learning.data import Examples
+from studio.learning.fit import Schedule
+from studio.learning.lorahub import Search, lorahub
+from studio.learning.recycle import Recycling, recycle
+from studio.learning.regmean import input_grams, regmean
+from studio.learning.soups import Settings, learn
+from studio.text.bases import TextBase
+from studio.text.score import Variant
+from studio.text.skills import items
+
+PAIRS = ("math+shout", "math+spanish", "math+code")
+TARGET_STEPS, TARGET_RATE = 200, 1e-3
+FORMS = ("raw", "canonical", "aligned")
+CLUSTERS = (4, 8, 12, 16)
+
+
+def fixed(world: World, pair: str) -> Rows:
+    """(a) Merges that learn nothing, the base and each adapter alone."""
+    ab = world.pair(pair)
+    merge = partial(studio.merge, ab, seed=world.seed)
+    variants: dict[str, Variant] = {
+        "base": None,
+        "first alone": ab[0],
+        "second alone": ab[1],
+        "uniform cat": merge("cat", [0.5, 0.5]),
+        "sum": merge("cat", [1, 1]),
+        "linear": merge("linear", [1, 1]),
+        "svd": merge("svd", [1, 1]),
+        "TIES": merge("ties", [1, 1]),
+        "DARE": merge("dare", [1, 1]),
+        "KnOTS": merge("knots", [1, 1]),
+        "LEGO": merge("lego", form="raw"),
+    }
+    return world.measure(variants, pair)
+
+
+def learned(world: World, pair: str) -> Rows:
+    """(a) Coefficients from the adapters' own data, from prompts alone, and from a few examples of the composition."""
+    ab, base, given, own = world.pair(pair), world.base, world.examples(pair), world.own_examples(pair)
+    settings = Settings(schedule=Schedule(seed=world.seed))
+    unlabelled = replace(ADAMERGE, schedule=Schedule(rate=1e-2, steps=50, batch=16, seed=world.seed))
+    parts = [items(part, "train", 2 * world.size.examples, world.seed) for part in pair.split("+")]
+    grams = [input_grams(base, adapter, part) for adapter, part in zip(ab, parts, strict=True)]
+    variants: dict[str, Variant] = {
+        "RegMean, own data": regmean(ab, grams),
+        "CAT, own data": merged(ab, learn(base, ab, own, settings)),
+        "AdaMerging, 50 prompts": merged(ab, adamerge(base, ab, [item.prompt for item in given.all], unlabelled)),
+        "LoraHub, 50": merged(ab, lorahub(base, ab, given, Search(seed=world.seed))),
+        "CAT, 50": merged(ab, learn(base, ab, given, settings)),
+    }
+    return world.measure(variants, pair)
+
+
+def controls(world: World, pair: str) -> Rows:
+    """(a) What the examples alone would have taught, and what random adapters make of them."""
+    ab, base, given = world.pair(pair), world.base, world.examples(pair)
+    fake = random_like(ab, world.seed)
+    variants: dict[str, Variant] = {
+        "target LoRA, 50": target(base, ab, given, world.seed),
+        "random LoRAs + CAT, 50": merged(fake, learn(base, fake, given, Settings(schedule=Schedule(seed=world.seed)))),
+    }
+    return world.measure(variants, pair)
+
+
+def mixing(world: World, pair: str) -> Rows:
+    """(a) One LoRA trained by the adapters' own recipe on the data of both skills (`bench.evidence.seeds`)."""
+    folder = folder_of(pair, world.seed)
+    if folder is None:
+        raise FileNotFoundError(f"no mixed LoRA of {pair}, seed {world.seed}: python -m bench.evidence.seeds {pair}")
+    return world.measure({"data mixing": studio.open_adapter(folder)}, pair)
+
+
+def target(base: TextBase, like: Sequence[Adapter], examples: Examples, seed: int) -> Adapter:
+    """A plain LoRA of the adapters' rank on the same examples; the step that validates best."""
+    schedule = Schedule(rate=TARGET_RATE, steps=TARGET_STEPS, check_every=TARGET_STEPS // 10, seed=seed)
+    return target_lora(base, like, examples, TargetSettings(schedule=schedule))
+
+
+def lego(world: World, pair: str) -> Rows:
+    """(b) LEGO over k and unit forms, beside averaging, the sum and the ensemble of outputs."""
+    ab = world.pair(pair)
+    variants: dict[str, Variant] = {
+        "average": studio.merge(ab, "cat", [0.5, 0.5]),
+        "sum": studio.merge(ab, "cat", [1, 1]),
+        **{
+            f"LEGO {form}, k={k}": studio.merge(ab, "lego", seed=world.seed, k=k, form=form)
+            for form in FORMS
+            for k in CLUSTERS
+        },
+    }
+    rows = world.measure(variants, pair)
+    rows["output ensemble"] = {task.name: ensemble(world.base, ab, task) for task in world.tasks(pair)}
+    return rows
+
+
+def adaptive(world: World, pair: str) -> Rows:
+    """(c) Recycling against the target LoRA and random LoRAs, with and without the relevant adapters in the pool."""
+    base, seed, given = world.base, world.seed, world.examples(pair)
+    pools = {
+        "relevant": list(world.adapters.values()),
+        "irrelevant": [adapter for name, adapter in world.adapters.items() if name not in pair.split("+")],
+    }
+    alone = target(base, pools["relevant"], given, seed)
+    variants: dict[str, Variant] = {"base": None, "target LoRA": alone}
+    settings = Recycling(4, settings=Settings("leaky", schedule=Schedule(seed=seed)), seed=seed)
+    for name, pool in pools.items():
+        for kind, own in ((name, pool), (f"random, {name}", random_like(pool, seed))):
+            for label, helper in ((kind, None), (f"{kind} + target", alone)):
+                found = recycle(base, own, given, settings, target=helper)
+                variants[label] = merged(found.adapters, found.soup)
+    return world.measure(variants, pair)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A function of a world and a pair, and the pairs it is made for."""
+
+    run: Callable[[World, str], Rows]
+    pairs: tuple[str, ...] = PAIRS
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "fixed": Experiment(fixed),
+    "learned": Experiment(learned),
+    "controls": Experiment(controls),
+    "adaptive": Experiment(adaptive, PAIRS[:1]),
+    "lego": Experiment(lego, PAIRS[:1]),
+    "mixing": Experiment(mixing),
+}

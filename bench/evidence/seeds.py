@@ -1,0 +1,80 @@
+"""Train what the experiments need and nobody ships: `python -m bench.evidence.seeds math shout math+shout`.
+
+A skill's adapters of seeds 1 and 2, by the shipped recipe (`studio/training/text`: items, starts, 1200 steps of 32)
+over the shipped base; and for a pair, seeds 0 to 2, one LoRA on both skills' data by the same recipe ("data mixing").
+One after the other into build/seeds; what is there already is not trained again. Batches are drawn on the CPU and its
+arithmetic is bfloat16, so they are siblings of the card's seeds 1 and 2, not the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bench.evidence.experiments import PAIRS
+from bench.evidence.world import ROOT, SEEDS, folder_of
+from studio.text.skills import SINGLES
+from studio.training.text.__main__ import Plan
+from studio.training.text.adapters import Adapter, Table, train_skills, training_items
+from studio.training.text.base import device
+from studio.training.text.export import write_adapter
+from studio.training.text.model import Shape, StackedLlama
+
+SHIPPED = ROOT / "assets" / "text" / "base"
+NEEDED = (*sorted({part for pair in PAIRS for part in pair.split("+")}), *PAIRS)
+
+
+def shipped_base() -> StackedLlama:
+    """The base of assets/text, float32."""
+    model = StackedLlama(Shape())
+    model.load_state_dict({name: weight.float() for name, weight in load_file(SHIPPED / "model.safetensors").items()})
+    return model.to(device()).eval()
+
+
+def trained(model: StackedLlama, name: str, seed: int) -> Adapter:
+    """The adapter of a skill or of two skills' data, started and fed as `studio.training.text` does it."""
+    plan = Plan()
+    given = [item for part in name.split("+") for item in training_items(part, plan.items, seed)]
+    table = Table.of(Tokenizer.from_file(str(SHIPPED / "tokenizer.json")), given)
+    start = 1000 * seed + (SINGLES.index(name) if name in SINGLES else 100 + PAIRS.index(name))
+    with contextlib.ExitStack() as stack:
+        if device() == "cpu":
+            stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the flash kernel's backward is slow in bfloat16
+        return train_skills(model, [table], [start], plan.skill_steps, rate=plan.skill_rate, on_step=_say)[0]
+
+
+def make(names: Sequence[str], seeds: Sequence[int]) -> None:
+    """Train what is missing."""
+    model = shipped_base()
+    for name in names:
+        for seed in seeds:
+            if folder_of(name, seed) is None:
+                started, cpu = time.perf_counter(), time.process_time()
+                write_adapter(SEEDS / str(seed) / name, trained(model, name, seed))
+                spent = time.perf_counter() - started, time.process_time() - cpu
+                print(f"{name} {seed}: {spent[0]:.0f} s, {spent[1]:.0f} CPU s", flush=True)
+
+
+def _say(step: int, text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}   step {step}: {text}", flush=True)
+
+
+def main() -> None:
+    """Train what is missing of the names given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*SINGLES, *PAIRS, []], default=[*NEEDED], metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    make(options.names, options.seeds)
+
+
+if __name__ == "__main__":
+    main()
