@@ -8,11 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import BadRecipe
-
 if TYPE_CHECKING:
     from studio.compose import Sources
-    from studio.learning.data import Examples
     from studio.learning.soups import Step
     from studio.learning.ways import Learned
     from studio.recipe import Recipe
@@ -65,7 +62,12 @@ def _score_arguments(score: argparse.ArgumentParser) -> None:
     _common(score)
     score.add_argument("--task", action="append", required=True, metavar="TASK", help="SKILL[:SPLIT] or a file")
     score.add_argument("--methods", default="cat", metavar="M,M,…", help="default: cat")
-    score.add_argument("--weights", default="", metavar="W,W;W,W", help="lists of weights to try, by semicolon")
+    score.add_argument(
+        "--weights",
+        default="",
+        metavar="W,W;W,W",
+        help="weights to try; one number counts for all",
+    )
     score.add_argument("--scales", default="1", metavar="S,S,…")
     score.add_argument("--seeds", default="0", metavar="N,N,…", help="for methods that draw")
     score.add_argument("--set", action="append", default=[], metavar="KNOB=V,V", help="values of a knob to try")
@@ -79,7 +81,7 @@ def _score_arguments(score: argparse.ArgumentParser) -> None:
 def _learn(options: argparse.Namespace) -> int:
     from studio.learning.beside import controls
     from studio.learning.controls import TargetSettings
-    from studio.learning.data import split
+    from studio.learning.data import split, unseen
     from studio.learning.fit import Schedule
     from studio.learning.soups import Settings
     from studio.learning.ways import Order, coefficients, heard
@@ -105,7 +107,7 @@ def _learn(options: argparse.Namespace) -> int:
     placed(learned, options.out.parent, for_others=False).save(options.out)
     soup = found.soup
     _say(f"{options.out}: lowest loss {min(loss for _, loss in soup.state.valid):.4f}, {soup.state.step} steps")
-    tasks = [_other(named_task(test, options.n, options.seed + 1), examples) for test in options.test]
+    tasks = [unseen(named_task(test, options.n, options.seed + 1), examples) for test in options.test]
     if tasks:
         beside = controls(base, recipe, sources, examples, order, target=target, on_part=_say)
         _judged(options, base, recipe, sources, [*beside, Entry("learned", "merge", learned)], tasks)
@@ -124,37 +126,24 @@ def _joined(out: Path, recipe: Recipe, sources: Sources, found: Learned) -> tupl
     return joined, Sources((*sources.adapters, target), hashes=(*sources.hashes, None))
 
 
-def _other(test: Task, examples: Examples) -> Task:
-    """The test without the examples: a figure on what was learned from would flatter."""
-    from dataclasses import replace
-
-    seen = {item.prompt for item in examples.all}
-    kept = tuple(item for item in test.items if item.prompt not in seen)
-    if not kept:
-        raise BadRecipe(f"{test.name} has no item that was not learned from", next="give another test file or split")
-    return replace(test, items=kept)
-
-
 # -- score -------------------------------------------------------------------------------------------------------------
 
 
 def _score(options: argparse.Namespace) -> int:
-    from studio.merging import method_by_id
-    from studio.scoreboard import Sweep, entry_of
+    from studio.scoreboard import entry_of, read_sweep
     from studio.text.tasks import named_task
 
     recipe, sources, base = _opened(options)
     tasks = [named_task(name, options.n, options.seed + 1) for name in options.task]
-    methods = tuple(options.methods.split(","))
     pairs = [item.partition("=") for item in options.set]
-    known = {name: knob for id in methods for name, knob in method_by_id(id).knobs.items()}
-    knobs = {
-        name: tuple(known[name].parse(value) if name in known else value for value in values.split(","))
-        for name, _, values in pairs
-    }
-    weights = tuple(_numbers(part) for part in options.weights.split(";") if part) or (None,)
-    seeds = tuple(int(seed) for seed in _numbers(options.seeds))
-    sweep = Sweep(recipe.sources, methods, knobs, weights, _numbers(options.scales), seeds)
+    sweep = read_sweep(
+        recipe.sources,
+        options.methods.split(","),
+        weights=options.weights,
+        scales=options.scales,
+        seeds=options.seeds,
+        knobs={name: values for name, _, values in pairs},
+    )
     given = [entry_of(recipe)] if _is_recipe(options.paths) else []
     entries = given + ([] if given and options.methods == "cat" else [entry_of(one) for one in sweep.recipes()])
     _judged(options, base, recipe, sources, entries, tasks, dict(_own(item) for item in options.own))
@@ -190,13 +179,6 @@ def _opened(options: argparse.Namespace) -> tuple[Recipe, Sources, TextBase]:
         ]
     )
     return recipe, sources, open_base(options.base or find_base(sources.adapters))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise BadRecipe(f"{text!r} is not a list of numbers", next="write 1,0.5") from None
 
 
 def _judged(

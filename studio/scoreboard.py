@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from types import MappingProxyType
 from typing import Any, Literal
 
 from studio.compose import Sources, compose
@@ -70,6 +71,38 @@ class Sweep:
                     sources = [{**s, "weight": w, "modules": {}} for s, w in zip(sources, weights, strict=True)]
                 knobs = dict(zip(names, values, strict=True))
                 yield parse({"sources": sources, "method": id, "knobs": knobs, "scale": scale, "seed": seed})
+
+
+def read_sweep(
+    sources: Sequence[Source],
+    methods: Sequence[str],
+    *,
+    weights: str = "",
+    scales: str = "1",
+    seeds: str = "0",
+    knobs: Mapping[str, str] = MappingProxyType({}),
+) -> Sweep:
+    """A sweep as people write it: `1,1; 0.5,0.5` for weights (one number counts for all), `1,2` for the others.
+
+    Raises `BadRecipe` for what cannot be read.
+    """
+    known = {name: knob for id in methods for name, knob in method_by_id(id).knobs.items()}
+    values = {
+        name: tuple(known[name].parse(part.strip()) if name in known else part for part in text.split(","))
+        for name, text in knobs.items()
+    }
+    lists = [numbers(part) for part in weights.split(";") if part.strip()]
+    given: list[tuple[float, ...] | None] = [found * len(sources) if len(found) == 1 else found for found in lists]
+    rolls = tuple(int(seed) for seed in numbers(seeds))
+    return Sweep(tuple(sources), tuple(methods), values, tuple(given) or (None,), numbers(scales), rolls)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers between commas; raises `BadRecipe`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadRecipe(f"{text!r} is not a list of numbers", next="write 1,0.5") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +164,13 @@ class Row:
             for task, cell in self.cells.items()
         }
         recipe = self.entry.recipe.model_dump(mode="json") if self.entry.recipe else None
-        found = {"name": self.entry.name, "kind": self.entry.kind, "recipe": recipe, "tasks": cells, "keeps": self.keeps}
+        found = {
+            "name": self.entry.name,
+            "kind": self.entry.kind,
+            "recipe": recipe,
+            "tasks": cells,
+            "keeps": self.keeps,
+        }
         return found | ({"refused": self.refused} if self.refused else {})
 
 

@@ -44,7 +44,7 @@ def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path 
 
 def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:
     digest = sha256(file)[:12] + (sha256(config)[:6] if config is not None else "")
-    folder = workspace / f"{_plain(file.stem)}-{digest}"
+    folder = workspace / f"{plain(file.stem)}-{digest}"
     if folder.is_dir():
         return folder
     coming = workspace / f".{folder.name}"
@@ -54,7 +54,7 @@ def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:
         if file.suffix == ".zip":
             locate_in_zip(file, coming)
         else:
-            shutil.copyfile(file, coming / _plain(file.name))
+            shutil.copyfile(file, coming / plain(file.name))
             if config is not None:
                 shutil.copyfile(config, coming / CONFIG)
     except LoomError as error:
@@ -64,6 +64,6 @@ def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:
     return folder
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name without anything that a file system or a recipe could misread."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "adapter"

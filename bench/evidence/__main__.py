@@ -58,7 +58,8 @@ def measure(part: Part) -> str:
     spent = {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
     found = {"experiment": name, "pair": pair, "seed": seed, **spent, "rows": rows}
     write_atomic(file_of(part), json.dumps(found).encode())
-    return f"{name} {pair} {seed}: {spent['seconds']:.0f} s, {spent['cpu_seconds']:.0f} CPU s, load {os.getloadavg()[0]:.1f}"
+    load = os.getloadavg()[0]
+    return f"{name} {pair} {seed}: {spent['seconds']:.0f} s, {spent['cpu_seconds']:.0f} CPU s, load {load:.1f}"
 
 
 def main() -> None:

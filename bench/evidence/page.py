@@ -1,1 +1,2 @@
-def write_pages(results): pass
+def write_pages(results):
+    pass

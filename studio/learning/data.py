@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
 from studio.errors import LoomError
 from studio.late import torch
 from studio.text.skills import Item
+from studio.text.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,19 @@ def split(items: Sequence[Item], *, valid: float = 0.2, seed: int = 0) -> Exampl
     shuffled = Random(seed).sample(list(items), len(items))
     held = max(1, round(valid * len(items)))
     return Examples(tuple(shuffled[held:]), tuple(shuffled[:held]))
+
+
+def unseen(test: Task, examples: Examples) -> Task:
+    """The test without the examples: a figure on what was learned from would flatter.
+
+    Raises `LoomError` where nothing is left.
+    """
+    seen = {item.prompt for item in examples.all}
+    kept = tuple(item for item in test.items if item.prompt not in seen)
+    if not kept:
+        why = f"all its {len(test.items)} items were used as examples"
+        raise LoomError(f"{test.name} has no item that was not learned from", why, "give another file")
+    return replace(test, items=kept)
 
 
 def batch_rows(count: int, size: int, step: int, seed: int) -> Tensor:

@@ -42,8 +42,8 @@ def lorahub(
 ) -> Soup:
     """Minimise the examples' loss + l1 * mean|w| over one weight an adapter, from zero; all examples are used.
 
-    A step is a trial, its `valid` the lowest loss so far; `stop()` true keeps the best so far. The result is a soup of granularity
-    `global`.
+    A step is a trial, its `valid` the lowest loss so far; `stop()` true keeps the best so far. The result is a soup of
+    granularity `global`.
     """
     import nevergrad
 
@@ -66,5 +66,6 @@ def lorahub(
             if losses[-1] < lowest:
                 best, lowest = mix.theta.clone(), losses[-1]
             if on_step:
-                on_step(Step(len(losses), search.trials, losses[-1], lowest, mix.coefficients(mix.theta)))
+                step = (len(losses), search.trials, losses[-1], lowest, mix.coefficients(mix.theta))
+                on_step(Step(*step, mix.layout.rows, mix.names))
     return soup(mix, State(len(losses), (mix.theta.clone(),), (best,), {}, tuple(losses), ((len(losses), lowest),)))

@@ -185,6 +185,8 @@ class Step:
     loss: float
     valid: float
     coefficients: Coefficients
+    rows: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 OnStep = Callable[[Step], None]
@@ -284,4 +286,5 @@ def _regularised(loss: Callable[[int], Tensor], mix: Mixture, step: int) -> Tens
 def tell(mix: Mixture, on_step: OnStep, progress: Progress) -> None:
     """Say a step of a run over a mixture in its coefficients."""
     coefficients = mix.coefficients(progress.tensors[0])
-    on_step(Step(progress.step, progress.steps, progress.loss, progress.valid, coefficients))
+    found = (progress.step, progress.steps, progress.loss, progress.valid, coefficients)
+    on_step(Step(*found, mix.layout.rows, mix.names))

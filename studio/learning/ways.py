@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
@@ -44,7 +44,7 @@ class Order:
     """
 
     way: Way = "soup"
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
     keep: int = 5
     by: Selection = "score"
     target: TargetSettings | None = None

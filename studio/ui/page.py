@@ -15,15 +15,21 @@ from studio.text.bases import is_at_hand
 from studio.ui.analogy import AnalogyPanel
 from studio.ui.history import HistoryPanel
 from studio.ui.layouts import Layouts
+from studio.ui.learning import LearningPanel
 from studio.ui.library import LibraryPanel
 from studio.ui.mixer import MixerPanel
 from studio.ui.panel import PRIVATE, Shared, TabPanel, told
 from studio.ui.reading import ReadingPanel
 from studio.ui.rooms import Rooms, Settings, WarmUp
+from studio.ui.scoring import ScoringPanel
 from studio.ui.units import UnitsPanel
 
 # The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
-TABS: tuple[tuple[str, type[TabPanel]], ...] = (("Analogy", AnalogyPanel),)
+TABS: tuple[tuple[str, type[TabPanel]], ...] = (
+    ("Learn", LearningPanel),
+    ("Scoreboard", ScoringPanel),
+    ("Analogy", AnalogyPanel),
+)
 EMBEDDED_BASE = "lora-loom/text-base"
 _STORED = {"token": "", "recipe": ""}
 
@@ -42,6 +48,7 @@ class Page:
     stored: gr.BrowserState
     warming: gr.HTML
     clock: gr.Timer
+    tabs: dict[str, tuple[gr.Tab, Any]]
 
     def wire(self) -> None:
         """Connect the listeners of the page itself and of every panel."""
@@ -94,7 +101,7 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
             gr.Markdown("# LoRA Loom", elem_id="title")
             history.build_bar()
         warming = gr.HTML(elem_id="warming")
-        opened: list[tuple[gr.Tab, TabPanel]] = []
+        opened: dict[str, tuple[gr.Tab, Any]] = {}
         with gr.Tabs(elem_id="rooms"):
             with gr.Tab("Compose"):
                 with gr.Row(elem_id="upper"):
@@ -106,11 +113,11 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
                     history.build_tabs()
             for label, panel in TABS:
                 with gr.Tab(label) as tab:
-                    opened.append((tab, panel(shared)))
+                    opened[label] = (tab, panel(shared))
         shared.panels.extend([library, units, mixer, reading, history])
-        page = Page(demo, shared, library, units, mixer, reading, history, stored, warming, clock)
+        page = Page(demo, shared, library, units, mixer, reading, history, stored, warming, clock, opened)
         page.wire()
-        for tab, room in opened:
+        for tab, room in opened.values():
             room.wire(tab)
     if warm_up:
         shared.warm.start()

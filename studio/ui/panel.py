@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import gradio as gr
 
@@ -16,6 +17,7 @@ from studio.ui.rooms import Rooms, WarmUp
 
 Updates = Mapping[Any, Any]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+Work = TypeVar("Work")
 
 # Handlers of the page are not an API: scripts use the command line or the Python face.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -23,12 +25,33 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 20}
 
 
+class Latest(Generic[Work]):
+    """The last work of each visitor, by token; the least used are forgotten."""
+
+    def __init__(self, capacity: int = 200) -> None:
+        self._capacity, self._lock = capacity, threading.Lock()
+        self._kept: OrderedDict[str, Work] = OrderedDict()
+
+    def get(self, token: str) -> Work | None:
+        """The visitor's work, if there is some."""
+        return self._kept.get(token)
+
+    def put(self, token: str, work: Work) -> None:
+        """Keep work in place of the former."""
+        with self._lock:
+            self._kept.pop(token, None)
+            self._kept[token] = work
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+
+
 @dataclass(eq=False)
 class Shared:
     """What the panels have in common: the rooms, the visitor's token, and two counters that tell listeners what to
     redo.
 
-    `version` grows with every edit; `picture` with every change of what the map shows.
+    `version` grows with every edit; `picture` with every change of what the map shows. `trainings` are the visitors'
+    learning runs, which the scoreboard must know to show their controls.
     """
 
     rooms: Rooms
@@ -37,6 +60,7 @@ class Shared:
     version: gr.State
     picture: gr.State
     panels: list[Panel] = field(default_factory=list)
+    trainings: Latest[Any] = field(default_factory=lambda: Latest())
 
     def desk(self, token: str) -> Desk:
         """The visitor's desk."""

@@ -158,7 +158,7 @@ class ReadingPanel:
         """Load the base, downloading it if need be."""
         desk = self.shared.desk(token)
         self.on_base(token, base or "")
-        name = _base_name(desk)
+        name = base_name(desk)
         yield {self.columns: views.message(f"Loading {name}; a download takes as long as it is large…", "busy")}
         self.shared.rooms.bases.get(name)
         desk.version += 1
@@ -191,7 +191,7 @@ class ReadingPanel:
     def open(self, desk: Desk) -> Preview:
         """The preview of the desk's sources over their base, loaded once for all visitors."""
         sources = desk.sources()
-        name = _base_name(desk)
+        name = base_name(desk)
         if not is_at_hand(name):
             raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings")
         base = self.shared.rooms.bases.get(name)
@@ -230,7 +230,7 @@ class _Newer:
         return self.desk.version != self.version
 
 
-def _base_name(desk: Desk) -> str:
+def base_name(desk: Desk) -> str:
     """The base to preview on; a studio that is not local takes none by path, wherever the name came from."""
     name = desk.recipe.base or find_base(desk.adapters)
     if not desk.is_local and not _HUB_ID.fullmatch(name):

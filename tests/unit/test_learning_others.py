@@ -125,9 +125,7 @@ def test_lorahub_subtracts(world: tuple[TextBase, list[Adapter]], target: Adapte
 
 def test_lorahub_stops(world: tuple[TextBase, list[Adapter]]) -> None:
     trials: list[int] = []
-    found = lorahub(
-        *world, EXAMPLES, on_step=lambda step: trials.append(step.step), stop=lambda: len(trials) == 3
-    )
+    found = lorahub(*world, EXAMPLES, on_step=lambda step: trials.append(step.step), stop=lambda: len(trials) == 3)
     assert found.state.step == 3
 
 

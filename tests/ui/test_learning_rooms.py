@@ -1,0 +1,251 @@
+"""The rooms Learn and Scoreboard as plain functions, on the embedded skills and a visitor's own questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from studio.learning.ways import WAYS
+from studio.presets import load_preset
+from studio.text.skills import items
+from studio.ui import asked, board, curves
+from studio.ui.learning import LearningPanel
+from studio.ui.page import Page, build
+from studio.ui.rooms import Settings
+from studio.ui.scoring import ScoringPanel
+
+QUICK = {"shape": "free", "grain": "module", "rate": 5e-2, "steps": 3, "batch": 2, "l1": 0, "seed": 0}
+RECYCLE = (2, "score", False)
+SWEEP = (["cat"], "1; 0.5", "1", "0", "", "")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return build(Settings(tmp_path_factory.mktemp("rooms")), warm_up=False)
+
+
+@pytest.fixture
+def token(page: Page) -> str:
+    """A visitor with the first preset, MATH and SHOUT, on the desk."""
+    token, desk, _ = page.shared.rooms.enter(None)
+    desk.load(load_preset("01-shouted-sums"), "preset")
+    return token
+
+
+def learning(page: Page) -> LearningPanel:
+    return page.tabs["Learn"][1]  # type: ignore[no-any-return]
+
+
+def scoring(page: Page) -> ScoringPanel:
+    return page.tabs["Scoreboard"][1]  # type: ignore[no-any-return]
+
+
+def whole(updates: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
+    """All that a handler set, the last word on each component."""
+    found: dict[Any, Any] = {}
+    for update in updates:
+        found.update(update)
+    return found
+
+
+SUMS = "math+shout:train"
+
+
+def learn(page: Page, token: str, way: str = "soup", examples: str = SUMS, **knobs: Any) -> dict[Any, Any]:
+    given = {**QUICK, **knobs}
+    return whole(learning(page).on_learn(token, way, examples, 6, *given.values(), *RECYCLE))
+
+
+def judge(page: Page, token: str, names: list[str], tasks: list[str], desk_too: bool = False, own: str = "") -> Any:
+    return whole(scoring(page).on_judge(token, names, tasks, 2, own, desk_too, *SWEEP))
+
+
+def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) -> None:
+    desk = page.shared.desk(token)
+    before = desk.recipe
+    found = learn(page, token)
+    assert "3 steps" in found[learning(page).state]
+    assert found[learning(page).heat].count("<td class='more'") == 2 * 56
+    assert "<svg" in found[learning(page).curve]
+    assert [len(source.modules) for source in desk.recipe.sources] == [56, 56]
+    assert desk.compose().report.rank == 16
+    page.history.on_undo(token)
+    assert desk.recipe == before
+
+
+def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
+    steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *{**QUICK, "steps": 400}.values(), *RECYCLE)
+    next(steps)
+    run = learning(page).trainings.get(token)
+    assert run
+    with pytest.raises(gr.Error, match="Stop it first"):
+        next(learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE))
+    while len(run.losses) < 2:
+        next(steps)
+    learning(page).on_stop(token)
+    end = whole(steps)
+    assert end[learning(page).more]["interactive"] is True
+    made = len(run.losses)
+    assert 2 <= made < 400
+    more = learning(page).on_resume(token)
+    next(more)
+    later = learning(page).trainings.get(token)
+    assert later is not run
+    assert later
+    while len(later.losses) <= made:
+        next(more)
+    learning(page).on_stop(token)
+    whole(more)
+    assert later.losses[:made] == run.losses
+
+
+@pytest.mark.parametrize("way", sorted({*WAYS} - {"soup"}))
+def test_the_other_ways(page: Page, token: str, way: str) -> None:
+    learn(page, token, way, shape="leaky" if way == "recycle" else "free")
+    assert page.shared.desk(token).recipe.name == f"learned: {way}"
+
+
+def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str) -> None:
+    desk = page.shared.desk(token)
+    steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE)
+    next(steps)
+    desk.remove(1)
+    left = desk.recipe
+    said = whole(steps)[learning(page).state]
+    assert desk.recipe == left
+    assert "named versions" in said
+    assert list(desk.snapshots) == ["learned by LoRA Soups (CAT)"]
+
+
+@pytest.mark.parametrize(
+    ("way", "examples", "knobs", "said"),
+    [
+        ("magic", "math:train", {}, "way"),
+        ("soup", "", {}, "No examples"),
+        ("soup", "nowhere", {}, "no task"),
+        ("soup", "own:../../etc/passwd", {}, "no longer here"),
+        ("soup", "math:train", {"steps": 10**9}, "Steps"),
+        ("soup", "math:train", {"steps": None}, "Steps"),
+        ("soup", "math:train", {"rate": float("nan")}, "rate"),
+        ("soup", "math:train", {"shape": "softmax", "grain": "rank"}, "rank"),
+    ],
+)
+def test_what_cannot_be_learned_says_why(
+    page: Page, token: str, way: str, examples: str, knobs: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(gr.Error) as caught:
+        learn(page, token, way, examples, **knobs)
+    assert said in f"{caught.value.title} {caught.value.message}"
+
+
+def test_learned_rows_never_stand_alone(
+    page: Page, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a visitor's own file: half is learned from, and only the rest judged, with every control beside it."""
+    monkeypatch.setattr("studio.ui.judging.TARGET_STEPS", 3)
+    own = tmp_path / "mine.jsonl"
+    lines = [json.dumps({"prompt": i.prompt, "answer": i.answer}) for i in items("math+shout", "test", 9, 1)]
+    own.write_text("\n".join(lines))
+    value = learning(page).on_upload(token, str(own))["value"]
+    learn(page, token, examples=value)
+    judge_own = scoring(page).on_judge(token, ["math", "shout"], [value], 50, "", True, [], "", "1", "0", "", "")
+    found = whole(judge_own)
+    run = scoring(page).judgings.get(token)
+    assert run
+    kinds = [(row.entry.name, row.entry.kind) for row in run.rows]
+    assert kinds == [
+        ("base", "base"),
+        ("math", "source"),
+        ("shout", "source"),
+        ("learned: soup", "merge"),
+        ("uniform cat", "control"),
+        ("sum", "control"),
+        ("target LoRA", "control"),
+        ("random LoRAs", "control"),
+    ]
+    assert run.rows[0].cells["mine"].items == 3  # of nine, six were examples
+    assert "never saw" in found[scoring(page).state]
+    page.mixer.on_weight(0, token, 0.3)
+    assert scoring(page)._learned(token, page.shared.desk(token)) is None
+
+
+def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> None:
+    desk = page.shared.desk(token)
+    found = judge(page, token, ["math", "shout"], ["math+shout:test"])
+    run = scoring(page).judgings.get(token)
+    assert run
+    assert [row.entry.name for row in run.rows] == ["base", "math", "shout", "cat 1,1", "cat 0.5,0.5"]
+    assert set(run.rows[0].cells) == {"math+shout:test", "math:test", "shout:test"}
+    assert run.rows[1].keeps["math"] == 1
+    assert found[scoring(page).plot]["value"].data
+    table = json.loads(Path(found[scoring(page).json]).read_text())
+    assert [row["name"] for row in table] == [row.entry.name for row in run.rows]
+    assert Path(found[scoring(page).csv]).read_text().startswith("row,")
+    opened = dict(found[scoring(page).open]["choices"])
+    scoring(page).on_row(token, opened["cat 0.5,0.5 (merge)"])
+    assert desk.recipe.weights == (0.5, 0.5)
+    assert scoring(page).on_row(token, opened["cat 0.5,0.5 (merge)"]) == gr.skip()
+    with pytest.raises(gr.Error, match="control"):
+        scoring(page).on_row(token, 0)
+
+
+def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
+    sweep = (["slerp", "cat"], "1,-1", "1", "0", "", "")
+    given = (["math", "shout"], ["math:test"], 2, "math=math:kept", False)
+    whole(scoring(page).on_judge(token, *given, *sweep))
+    run = scoring(page).judgings.get(token)
+    assert run
+    refused = [row for row in run.rows if row.refused]
+    assert [row.entry.recipe.method for row in refused if row.entry.recipe] == ["slerp"]
+    assert run.rows[-1].entry.recipe
+    assert run.rows[-1].entry.recipe.method == "cat"
+    assert set(run.rows[-1].cells) == {"math:test", "math:kept", "shout:test"}
+    assert "negative" in board.table(run.rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "tasks", "sweep", "said"),
+    [
+        ([], ["math:test"], SWEEP, "No adapter"),
+        (["math"], [], SWEEP, "No task"),
+        (["math"], ["math:test"], (["cat"], "x", "1", "0", "", ""), "list of numbers"),
+        (["math"], ["math:test"], (["cat"], "1,2", "1", "0", "", ""), "2 weights for 1"),
+        (["math"], ["math:test"], (["cat"], "1", ",".join(map(str, range(99))), "0", "", ""), "99 rows"),
+        (["math"], ["math:test"], (["cat"], "1", "1", "0", "density", "1"), "density"),
+    ],
+)
+def test_what_cannot_be_judged_says_why(
+    page: Page, token: str, names: list[str], tasks: list[str], sweep: Any, said: str
+) -> None:
+    with pytest.raises(gr.Error) as caught:
+        whole(scoring(page).on_judge(token, names, tasks, 2, "", False, *sweep))
+    assert said in f"{caught.value.title} {caught.value.message}"
+
+
+def test_choices_follow_the_desk(page: Page, token: str) -> None:
+    desk = page.shared.desk(token)
+    assert asked.fitting(desk) == "math+shout"
+    shown = whole(scoring(page).on_open(token, ["math+spanish:test"], ["lego"]))
+    assert shown[scoring(page).tasks]["value"] == ["math+shout:test", "math+shout:kept"]
+    assert ("k (lego)", "k") in shown[scoring(page).knob]["choices"]
+    desk.load(load_preset("02-spanish-sums"), "preset")
+    shown = whole(learning(page).on_open(token, "math+shout:train"))
+    assert shown[learning(page).examples]["value"] == "math+spanish:train"
+
+
+def test_pictures_of_strange_numbers_and_names() -> None:
+    evil = "<img src=x>"
+    cells = np.array([[1.0, -2.0], [np.nan, 0.5]], np.float32)
+    heat = curves.heat_map(["layers.0.q", f"layers.1.{evil}"], ["a", evil], cells)
+    assert "<img" not in heat
+    assert heat.count("class='none'") == 1
+    assert heat.count("class='less'") == 1
+    many = curves.heat_map([f"layers.{i}.q[{t}]" for i in range(60) for t in range(20)], ["a"], np.ones((1200, 1)))
+    assert many.count("class='more'") == 800
+    assert curves.loss_curve([], [], 5) == ""
