@@ -27,14 +27,14 @@ from studio.training.text.base import device
 from studio.training.text.export import write_adapter
 from studio.training.text.model import Shape, StackedLlama
 
-SHIPPED = ROOT / "assets" / "text" / "base"
+BASE = ROOT / "assets" / "text" / "base"
 NEEDED = (*sorted({part for pair in PAIRS for part in pair.split("+")}), *PAIRS)
 
 
 def shipped_base() -> StackedLlama:
     """The base of assets/text, float32."""
     model = StackedLlama(Shape())
-    model.load_state_dict({name: weight.float() for name, weight in load_file(SHIPPED / "model.safetensors").items()})
+    model.load_state_dict({name: weight.float() for name, weight in load_file(BASE / "model.safetensors").items()})
     return model.to(device()).eval()
 
 
@@ -42,7 +42,7 @@ def trained(model: StackedLlama, name: str, seed: int) -> Adapter:
     """The adapter of a skill or of two skills' data, started and fed as `studio.training.text` does it."""
     plan = Plan()
     given = [item for part in name.split("+") for item in training_items(part, plan.items, seed)]
-    table = Table.of(Tokenizer.from_file(str(SHIPPED / "tokenizer.json")), given)
+    table = Table.of(Tokenizer.from_file(str(BASE / "tokenizer.json")), given)
     start = 1000 * seed + (SINGLES.index(name) if name in SINGLES else 100 + PAIRS.index(name))
     with contextlib.ExitStack() as stack:
         if device() == "cpu":

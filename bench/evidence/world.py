@@ -21,6 +21,8 @@ from studio.text.skills import items
 from studio.text.tasks import Task, skill_task
 
 ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = 0
+"""The adapters' seed that is in assets/text."""
 SEEDS = ROOT / "build" / "seeds"
 """Where `bench.evidence.seeds` puts adapters: SEED/SKILL; seed 0 ships."""
 Rows = dict[str, dict[str, str]]
@@ -79,7 +81,7 @@ def bits(right: Sequence[float]) -> str:
 
 def folder_of(name: str, seed: int) -> Path | None:
     """Where the adapter of a seed is, if it is at hand."""
-    shipped = embedded_paths().get(f"loom:{name}") if seed == 0 else None
+    shipped = embedded_paths().get(f"loom:{name}") if seed == SHIPPED else None
     found = shipped or SEEDS / str(seed) / name
     return found if (found / "adapter_config.json").is_file() else None
 
