@@ -1,10 +1,11 @@
-# make run, make test: each makes what it needs first. Variables: HOST, PORT (where the studio listens), PYTHON (which makes .venv).
+# make run, make test: each makes what it needs first. Variables: HOST, PORT (where the studio listens), PYTHON (which makes .venv), SEEDS (of evidence).
 HOST ?= 127.0.0.1
 PORT ?= 7860
 PYTHON ?= python3
+SEEDS ?= 0 1 2
 PY := .venv/bin/python
 
-.PHONY: help venv run test lint bench clean
+.PHONY: help venv run test lint bench evidence clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -28,6 +29,10 @@ lint: venv ## Style, format and types
 
 bench: venv ## Run every benchmark in bench/
 	@set -e; for script in bench/[!_]*.py; do echo "== $$script"; PYTHONPATH=. $(PY) "$$script"; done
+
+evidence: venv ## Test the papers' claims again on the embedded world: docs/evidence.md (what is measured already is kept)
+	PYTHONPATH=. $(PY) -m bench.evidence.seeds --seeds $(SEEDS)
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) -m bench.evidence --seeds $(SEEDS) --jobs 2
 
 clean: ## Remove caches and build outputs; .venv stays
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,2 +1,303 @@
-def write_pages(results):
-    pass
+"""docs/evidence.md and the README's table, from bench/results/evidence.json alone: nothing is measured here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.evidence.world import ROOT
+from studio.files import write_atomic
+from studio.text.intervals import Interval, Values, mean_interval
+
+PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
+RESULTS = ROOT / "bench" / "results" / "evidence.json"
+BEGIN, END = "<!-- evidence: python -m bench.evidence -->\n", "<!-- end of evidence -->\n"
+PAIRS = {
+    "math+shout": "MATH + SHOUT",
+    "math+spanish": "MATH + SPANISH",
+    "math+code": "MATH + CODE",
+}
+COMPOSITION = ("fixed", "learned", "controls", "mixing")
+TITLES = {
+    "base": "base, no adapter",
+    "sum": "sum, cat (1, 1)",
+    "uniform cat": "uniform cat (½, ½)",
+    "linear": "linear, on factors",
+    "LEGO": "LEGO, k = 8, raw",
+    "data mixing": "one LoRA on both skills' data (data mixing)",
+}
+OTHERS = {
+    "evidence-routing.md": "Mixtures and routing",
+    "evidence-modality.md": "Routing by modality",
+    "evidence-vision.md": "Visual analogies",
+}
+"""Pages of evidence that others write; the ones that are there are linked."""
+
+RANDOM = "random LoRAs + CAT, 50"
+WITHOUT_EXAMPLES = ("uniform cat", "linear", "svd", "TIES", "DARE", "KnOTS", "LEGO", "sum")
+"""Rows that learn nothing."""
+FROM_OWN = ("RegMean, own data", "CAT, own data")
+
+
+class Claim(NamedTuple):
+    """That one row beats another on an axis (a kind of task), and who said so."""
+
+    text: str
+    better: str
+    worse: str
+    axis: str
+    source: str
+
+
+CLAIMS = (
+    Claim("CAT beats data mixing (examples: own data)", "CAT, own data", "data mixing", "composition", "LoRA Soups"),
+    Claim("CAT beats the plain sum (own data)", "CAT, own data", "sum", "composition", "LoRA Soups"),
+    Claim("CAT beats TIES (own data)", "CAT, own data", "TIES", "composition", "LoRA Soups"),
+    Claim("CAT beats DARE (own data)", "CAT, own data", "DARE", "composition", "LoRA Soups"),
+    Claim("CAT beats LoraHub, each on its own setting", "CAT, own data", "LoraHub, 50", "composition", "LoRA Soups"),
+    Claim("CAT beats uniform averaging", "CAT, own data", "uniform cat", "composition", "LoRA Soups"),
+    Claim("CAT on 50 composition examples beats the sum", "CAT, 50", "sum", "composition", "prototype"),
+    Claim("CAT on own data keeps the own skills better than the sum", "CAT, own data", "sum", "own", "prototype"),
+    Claim("CAT on 50 keeps the own skills as well as the sum", "CAT, 50", "sum", "own", "none: asked here"),
+    Claim("CAT on 50 beats a target LoRA on the same 50", "CAT, 50", "target LoRA, 50", "composition", "prototype"),
+    Claim("CAT on 50 beats random LoRAs", "CAT, 50", RANDOM, "composition", "none: asked here"),
+    Claim("KnOTS beats TIES", "KnOTS", "TIES", "composition", "KnOTS"),
+    Claim("LEGO beats averaging", "LEGO", "uniform cat", "composition", "LoRA-LEGO"),
+    Claim("LEGO beats task arithmetic (the sum)", "LEGO", "sum", "composition", "LoRA-LEGO"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """Outcomes by row and task, seeds as rows of an array (seeds, items)."""
+
+    outcomes: Mapping[str, Mapping[str, Values]]
+    seeds: tuple[int, ...]
+    adapter_seeds: tuple[int, ...]
+
+    def interval(self, row: str, task: str) -> Interval:
+        """Percent right, with its 95 % interval over items and seeds."""
+        return mean_interval(self.outcomes[row][task]).scaled(100)
+
+
+def found_in(results: Mapping[str, Any], pair: str, experiments: Sequence[str]) -> Found:
+    """The outcomes of some experiments on a pair."""
+    parts = sorted(
+        (part for part in results["parts"] if part["pair"] == pair and part["experiment"] in experiments),
+        key=lambda part: (experiments.index(part["experiment"]), part["seed"]),
+    )
+    gathered: dict[str, dict[str, list[list[float]]]] = {}
+    for part in parts:
+        for row, tasks in part["rows"].items():
+            for task, bits in tasks.items():
+                gathered.setdefault(row, {}).setdefault(task, []).append([float(bit) for bit in bits])
+    outcomes = {row: {task: np.array(v) for task, v in tasks.items()} for row, tasks in gathered.items()}
+    seeds = tuple(sorted({part["seed"] for part in parts}))
+    return Found(outcomes, seeds, tuple(sorted({part["adapters"] for part in parts})))
+
+
+def columns(pair: str) -> dict[str, str]:
+    """The tasks of a pair by the head of their column."""
+    first, second = pair.split("+")
+    return {
+        "seen": f"{pair}:test",
+        "kept back": f"{pair}:kept",
+        f"own: {first}": f"{first}:test",
+        f"own: {second}": f"{second}:test",
+    }
+
+
+def table(found: Found, pair: str) -> str:
+    """One row a method: percent with its interval at the composition and at each own skill."""
+    heads = columns(pair)
+    lines = [f"| | {' | '.join(heads)} | seeds |", f"| --- |{' --- |' * (len(heads) + 1)}"]
+    for row in found.outcomes:
+        cells = [_shown(found.interval(row, task)) for task in heads.values()]
+        count = len(found.outcomes[row][heads["seen"]])
+        lines.append(f"| {TITLES.get(row, row)} | {' | '.join(cells)} | {count} |")
+    return "\n".join(lines)
+
+
+def _shown(interval: Interval) -> str:
+    value, low, high = (round(part) for part in interval)
+    return f"**{value}** [{low}, {high}]"
+
+
+def verdict(difference: Interval) -> str:
+    """What an interval of a difference says of the claim that it is above zero."""
+    if difference.low > 0:
+        return "holds"
+    return "**does not hold**: the other is better" if difference.high < 0 else "not separated"
+
+
+def claims(results: Mapping[str, Any]) -> str:
+    """Every claim at every pair: the paired difference in points, and a verdict."""
+    lines = ["| claim | said by | on | difference, points | here |", "| --- | --- | --- | --- | --- |"]
+    for claim in CLAIMS:
+        for pair, title in PAIRS.items():
+            found = found_in(results, pair, COMPOSITION)
+            if {claim.better, claim.worse} <= set(found.outcomes):
+                tasks = list(columns(pair).values())
+                gap = _gap(found, claim, tasks[:2] if claim.axis == "composition" else tasks[2:])
+                where = f"{title}, {'composition' if claim.axis == 'composition' else 'own skills'}"
+                said = f"{gap.value:+.0f} [{gap.low:+.0f}, {gap.high:+.0f}]"
+                lines.append(f"| {claim.text} | {claim.source} | {where} | {said} | {verdict(gap)} |")
+    return "\n".join(lines)
+
+
+def _gap(found: Found, claim: Claim, tasks: Sequence[str]) -> Interval:
+    """The paired difference over all items of the tasks."""
+    count = min(len(found.outcomes[row][tasks[0]]) for row in (claim.better, claim.worse))
+    gaps = [found.outcomes[claim.better][task][:count] - found.outcomes[claim.worse][task][:count] for task in tasks]
+    return mean_interval(np.concatenate(gaps, axis=1)).scaled(100)
+
+
+# -- the prototype's figures -------------------------------------------------------------------------------------------
+
+PROTOTYPE = {
+    "sum": ((77, 32, 16), None),
+    "CAT, own data": ((66, 29, 12), None),
+    "CAT, 50": ((88, 66, 31), (93, 80, 55)),
+    "target LoRA, 50": ((15, 14, 10), None),
+}
+"""Seen sums, percent, by pair; and what was aimed at (issue 5)."""
+BEST_KEPT, AIM_KEPT = 33, 60
+"""Kept-back sums of MATH + SHOUT, best merge without composition examples: prototype, aim."""
+
+
+def prototype(results: Mapping[str, Any]) -> str:
+    """Our figures beside the prototype's, and the aims."""
+    lines = [f"| seen sums, % | {' | '.join(PAIRS.values())} |", "| --- |" + " --- |" * len(PAIRS)]
+    every = {pair: found_in(results, pair, COMPOSITION) for pair in PAIRS}
+    for row, (before, aims) in PROTOTYPE.items():
+        cells = []
+        for place, (pair, found) in enumerate(every.items()):
+            if row not in found.outcomes:
+                cells.append(f"{before[place]} → not measured")
+                continue
+            now = round(found.interval(row, f"{pair}:test").value)
+            aim = f" (aim {aims[place]}: {'met' if now >= aims[place] else '**missed**'})" if aims else ""
+            cells.append(f"{before[place]} → {now}{aim}")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    found = every["math+shout"]
+    kept = {
+        row: found.interval(row, "math+shout:kept").value
+        for row in (*WITHOUT_EXAMPLES, *FROM_OWN)
+        if row in found.outcomes
+    }
+    best = max(kept, key=kept.__getitem__)
+    met = "met" if kept[best] >= AIM_KEPT else "**missed**"
+    said = f"Kept-back sums of MATH + SHOUT, best merge without composition examples: {BEST_KEPT} → {kept[best]:.0f}"
+    return "\n".join(lines) + f"\n\n{said} ({best}; aim {AIM_KEPT}: {met})."
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """docs/evidence.md."""
+    sections = [HEAD.format(**_counts(results)), _seeds(results), "## (a) Compositions of two skills\n\n" + AXES]
+    for pair, title in PAIRS.items():
+        found = found_in(results, pair, COMPOSITION)
+        if found.outcomes:
+            sections.append(f"### {title}\n\n{table(found, pair)}")
+    sections += ["### What holds\n\n" + CLAIMED + "\n\n" + claims(results)]
+    sections += ["### Against the prototype\n\n" + BEFORE + "\n\n" + prototype(results)]
+    for experiment, head, text in (("lego", "(b) LEGO over k", LEGO), ("adaptive", "(c) Adaptive merging", ADAPTIVE)):
+        found = found_in(results, "math+shout", (experiment,))
+        if found.outcomes:
+            sections.append(f"## {head}\n\n{text}\n\n{table(found, 'math+shout')}")
+    links = [f"- [{title}]({name})" for name, title in OTHERS.items() if (PAGE.parent / name).exists()]
+    if links:
+        sections.append("## More evidence\n\n" + "\n".join(links))
+    return "\n\n".join(sections) + "\n"
+
+
+def _counts(results: Mapping[str, Any]) -> dict[str, Any]:
+    about, parts = results["about"], results["parts"]
+    minutes = sum(part["cpu_seconds"] for part in parts) / 60
+    return {**about, "minutes": f"{minutes:.0f}", "parts": len(parts)}
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    """Which adapters the seeds stand for, said plainly."""
+    own = sorted({(part["pair"], part["seed"]) for part in results["parts"] if part["adapters"] == part["seed"] != 0})
+    seeds = sorted({part["seed"] for part in results["parts"]})
+    text = f"Seeds {', '.join(map(str, seeds))} decide the examples, every draw and every learning run."
+    if not own:
+        return (
+            f"{text}\n**All of them use the shipped adapters**: intervals do not hold the luck of training adapters, "
+            "which\n[the card](../assets/text/README.md) has for the sum; `python -m bench.evidence.seeds` trains more."
+        )
+    named = ", ".join(f"{PAIRS[pair]} {seed}" for pair, seed in own)
+    return f"{text} Adapters of their own training seed: {named}; the others use the shipped ones."
+
+
+def readme_table(results: Mapping[str, Any]) -> str:
+    """The README's few rows: composition seen, and the mean of the own skills."""
+    rows = (*WITHOUT_EXAMPLES, *FROM_OWN, "data mixing", "LoraHub, 50", "CAT, 50", "target LoRA, 50", RANDOM)
+    shown = {pair: found_in(results, pair, COMPOSITION) for pair in PAIRS}
+    shown = {pair: found for pair, found in shown.items() if found.outcomes}
+    lines = [f"| composition / own skills kept, % | {' | '.join(PAIRS[pair] for pair in shown)} |"]
+    lines.append("| --- |" + " --- |" * len(shown))
+    for row in rows:
+        if any(row in found.outcomes for found in shown.values()):
+            cells = [_two(found, pair, row) if row in found.outcomes else "" for pair, found in shown.items()]
+            lines.append(f"| {TITLES.get(row, row)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _two(found: Found, pair: str, row: str) -> str:
+    seen, _, *own = columns(pair).values()
+    kept = np.mean([found.interval(row, task).value for task in own])
+    return f"{found.interval(row, seen).value:.0f} / {kept:.0f}"
+
+
+def filled(readme: str, results: Mapping[str, Any]) -> str:
+    """The README with its table, between its marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{readme_table(results)}{END}{after}"
+
+
+def write_pages(results: Mapping[str, Any]) -> None:
+    """Write docs/evidence.md, and the table in README.md where its marks are."""
+    write_atomic(PAGE, page(results).encode())
+    readme = README.read_text(encoding="utf-8")
+    if BEGIN in readme:
+        write_atomic(README, filled(readme, results).encode())
+
+
+def read_results(path: Path = RESULTS) -> dict[str, Any]:
+    """The results file."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+HEAD = """# Evidence
+
+The claims of the papers behind LoRA Loom, tested again on the embedded world, whether they hold or not. Written by
+`make evidence` from `bench/results/evidence.json`; no figure here is typed by hand.
+
+Exact answers in % of {composition} test questions of the composition (seen: sums of training in words never trained on;
+kept back: sums no adapter ever saw) and of {own} of each own skill, with 95 % bootstrap intervals over questions and
+seeds. "50" are {examples} examples of the composition, 40 to learn from and 10 to choose the step; "own data" are 100
+examples of each skill alone. {parts} parts, {minutes} CPU minutes on {device}, one thread. Settings are the studio's
+defaults, but for AdaMerging: 50 steps at 1e-2, not 500 at 1e-3. A target LoRA has the adapters' rank, 200 steps at
+1e-3, the step that validates best; data mixing is one LoRA by the adapters' own recipe on both skills' data.
+Nothing was tuned on these questions, except what [the card](../assets/text/README.md) of the world tells."""
+AXES = """Two axes, because one flatters: how well the merge does what nobody trained, and what it keeps of each
+adapter's own skill."""
+CLAIMED = """Paired differences on the same questions, over both parts of an axis; *holds* means that the interval lies
+above zero. One small world with easy skills: a claim that fails here may hold elsewhere, and the other way round."""
+BEFORE = """The first prototype's figures (another base, other adapters and questions) → ours; and what was aimed at."""
+LEGO = """Clusters of the units of MATH and SHOUT (16 in all); `canonical` units are singular directions, `aligned` ones
+have matching signs. LEGO's own rank is 8; k = 16 keeps every unit and only scales."""
+ADAPTIVE = """Recycling as its paper does: the 4 adapters that answer the examples best, leaky coefficients from zero,
+learned on 50 examples of MATH + SHOUT. The relevant pool is all ten embedded adapters, the irrelevant one lacks MATH
+and SHOUT; "random" redraws every factor with the same spread; "+ target" puts the target LoRA in the pool."""

@@ -71,19 +71,20 @@ def multiples(rows: Sequence[Row]) -> Figure:
 
     judged = [row for row in rows if row.cells][::-1]  # plotly counts from below
     tasks = list(dict.fromkeys(task for row in judged for task in row.cells))[:_MAX_PANELS]
-    titles = [escape(task) for task in tasks]
+    titles = [escape(task).replace(":", "<br>") for task in tasks]
     figure = make_subplots(1, max(1, len(tasks)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.02)
     names = _apart([row.entry.name[:40] for row in judged])
     for column, task in enumerate(tasks, start=1):
         _panel(figure, column, task, judged, names)
     figure.update_layout(
         height=120 + 24 * len(judged),
-        margin={"l": 8, "r": 8, "t": 32, "b": 24},
+        margin={"l": 8, "r": 8, "t": 44, "b": 24},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#8a8f98", "size": 11},
         showlegend=False,
     )
+    figure.update_annotations(font_size=11)
     figure.update_xaxes(gridcolor="rgba(138,143,152,.25)", zeroline=False)
     figure.update_yaxes(automargin=True, type="category", gridcolor="rgba(138,143,152,.15)")
     return figure

@@ -47,7 +47,9 @@ class ScoringPanel:
                     )
                     self.csv = gr.DownloadButton("CSV", size="sm", scale=1, min_width=60, elem_id="board-csv")
                     self.json = gr.DownloadButton("JSON", size="sm", scale=1, min_width=60, elem_id="board-json")
-                self.plot = gr.Plot(label="Figures with 95 % intervals", visible=False, elem_id="multiples")
+                self.plot = gr.Plot(
+                    label="Figures with 95 % intervals", show_label=False, visible=False, elem_id="multiples"
+                )
 
     def _build_choice(self) -> None:
         self.adapters = gr.CheckboxGroup([], label="Adapters", elem_id="score-adapters")

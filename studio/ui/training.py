@@ -128,8 +128,9 @@ class Training:
     def _written(self, found: Learned) -> Result:
         """Put the coefficients on the desk: one step of its history. On other adapters, keep them as a version."""
         recipe, pool = self._joined(found)
-        learned = found.into(recipe).changed(name=f"learned: {self.order.way}")
         title = WAYS[self.order.way].partition(":")[0]
+        note = f"Coefficients by {title}, learned from {len(self.examples.all)} examples."
+        learned = found.into(recipe).changed(name=f"learned: {self.order.way}", note=note)
         if _places(self.desk.recipe) == _places(self.recipe):
             self.desk.load(learned, f"learned by {title}")
         else:

@@ -1,0 +1,71 @@
+"""docs/evidence.md and the README's table say what the results file says, and verdicts follow the intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.evidence.__main__ import newest
+from bench.evidence.page import columns, found_in, page, readme_table, verdict
+from studio.text.intervals import Interval
+
+TASKS = columns("math+shout").values()
+
+
+def part(experiment: str, seed: int, rows: dict[str, str], adapters: int = 0) -> dict[str, Any]:
+    """A part whose rows have one string of outcomes at every task."""
+    full = {row: dict.fromkeys(TASKS, bits) for row, bits in rows.items()}
+    about = {"experiment": experiment, "pair": "math+shout", "seed": seed, "adapters": adapters}
+    return {**about, "cpu_seconds": 60.0, "rows": full}
+
+
+def results(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"about": {"composition": 4, "own": 4, "examples": 50, "device": "cpu"}, "parts": list(parts)}
+
+
+FULL = results(
+    *(part("fixed", seed, {"sum": "1100", "TIES": "0000", "uniform cat": "0000"}) for seed in range(3)),
+    *(part("learned", seed, {"CAT, own data": "1111", "CAT, 50": "1100"}) for seed in range(3)),
+    part("mixing", 0, {"data mixing": "1110"}),
+)
+
+
+def test_figures_and_seeds_are_those_of_the_parts() -> None:
+    found = found_in(FULL, "math+shout", ("fixed", "learned", "mixing"))
+    assert found.seeds == (0, 1, 2)
+    assert found.interval("sum", "math+shout:test").value == 50
+    assert found.outcomes["data mixing"]["math:test"].shape == (1, 4)
+    text = page(FULL)
+    assert "| sum, cat (1, 1) | **50** [0, 100]" in text
+    assert "| one LoRA on both skills' data (data mixing) | **75** [" in text
+    assert "| CAT, 50 | 88 → 50 (aim 93: **missed**) | 66 → not measured" in text
+    assert "shipped adapters" in text
+    assert "| CAT, own data | 100 / 100 |" in readme_table(FULL)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((5, 1, 9), "holds"),
+        ((-5, -9, -1), "does not hold"),
+        ((1, -1, 3), "not separated"),
+        ((0, 0, 0), "not separated"),
+    ],
+)
+def test_a_verdict_follows_its_interval(interval: tuple[float, float, float], said: str) -> None:
+    assert said in verdict(Interval(*interval))
+
+
+def test_claims_are_judged_on_paired_items() -> None:
+    lines = [line for line in page(FULL).splitlines() if line.startswith("| CAT beats TIES")]
+    assert lines == [
+        "| CAT beats TIES (own data) | LoRA Soups | MATH + SHOUT, composition | +100 [+100, +100] | holds |"
+    ]
+    (mixing,) = [line for line in page(FULL).splitlines() if line.startswith("| CAT beats data mixing")]
+    assert "+25 [" in mixing  # one seed of four items, one of them only CAT's
+
+
+def test_a_part_with_adapters_of_its_own_seed_replaces_the_other() -> None:
+    shipped, own, first = part("fixed", 1, {"sum": "0"}), part("fixed", 1, {"sum": "1"}, 1), part("fixed", 0, {})
+    assert newest([own, shipped, first]) == newest([shipped, own, first]) == [own, first]
