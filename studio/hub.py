@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from studio.errors import LoomError, MissingFile, NotAtHand, Refused
-from studio.formats.bundle import CONFIG, choose_weights
+from studio.formats.bundle import CONFIG, NESTED, choose_weights
 from studio.formats.names import looks_like_id
 
 MAX_BYTES = 8 << 30
@@ -43,31 +43,35 @@ def pinned_revision(hub_id: str, revision: str | None = None) -> str:
 def fetch(hub_id: str, revision: str | None = None, into: Path | None = None) -> Path:
     """Download an adapter and return its folder; `into` chooses the cache, whose folder is named by the commit.
 
+    `owner/name#vision` is the adapter in the repository's folder `vision-lora`, where there is one.
     Raises `Refused` for a malformed id or a repository without one clear adapter or beyond the size cap, `MissingFile`
     where the repository or revision is not there, `NotAtHand` where the Hub cannot be reached.
     """
+    hub_id, _, selected = hub_id.partition("#")
     info = _info(hub_id, revision)
     commit = _commit(info)
-    names = wanted_files(hub_id, info.siblings or [])
+    names = wanted_files(hub_id, info.siblings or [], selected)
     download = partial(hf_hub_download, hub_id, revision=commit, cache_dir=into, endpoint=_endpoint())
     paths = [Path(_asked(hub_id, partial(download, name))) for name in names]
     return paths[0].parent
 
 
-def wanted_files(hub_id: str, siblings: Sequence[RepoSibling]) -> list[str]:
-    """The weights first, then config and card, from a repository's listing.
+def wanted_files(hub_id: str, siblings: Sequence[RepoSibling], selected: str = "") -> list[str]:
+    """The weights first, then config and card, from a repository's listing, or from its folder of a selected adapter.
 
     Raises `Refused` where it is unclear which weights are meant, and beyond the size cap.
     """
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings}
-    top = [name for name in sizes if "/" not in name]
+    nested = f"{selected}{NESTED}/"
+    inside = nested if selected and any(name.startswith(nested) for name in sizes) else ""
+    top = [name for path in sizes if path.startswith(inside) and "/" not in (name := path.removeprefix(inside))]
     weights = choose_weights(top)
     if len(weights) != 1:
         found = f"{len(weights)} weights files at its top" if weights else "no weights file at its top"
         raise Refused(
             f"{hub_id} holds no single adapter", f"there is {found}", "download the file that you mean, and open it"
         )
-    names = [*weights, *(name for name in (CONFIG, _CARD) if name in top)]
+    names = [inside + name for name in (*weights, *(name for name in (CONFIG, _CARD) if name in top))]
     total = sum(sizes[name] for name in names)
     if total > MAX_BYTES:
         raise Refused(

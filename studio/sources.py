@@ -103,8 +103,10 @@ def open_source(source: Source, *, workspace: Path | None = None, is_local: bool
 def pinned(source: Source, adapter: Adapter, digest: str | None) -> Source:
     """The source with its name, its content hash and, from a Hub, the commit it was fetched at."""
     found: dict[str, str | None] = {"name": adapter.name, "sha256": digest}
-    if source.hub is not None and adapter.path is not None and _COMMIT.fullmatch(adapter.path.name):
-        found["revision"] = adapter.path.name  # the Hub's cache names a folder by its commit
+    if source.hub is not None and adapter.path is not None:
+        # the Hub's cache names a repository's folder by its commit
+        commit = next(filter(_COMMIT.fullmatch, (adapter.path.name, adapter.path.parent.name)), None)
+        found |= {"revision": commit} if commit else {}
     return source.model_copy(update=found)
 
 

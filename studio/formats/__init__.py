@@ -59,7 +59,7 @@ def _open(path: str | Path) -> Bundle:
     if isinstance(path, str) and looks_like_id(str(where)) and not where.exists():
         from studio.hub import fetch
 
-        where = fetch(str(where))
+        where = fetch(f"{where}#{selected}" if selected else str(where))
     return open_bundle(where.expanduser(), selected)
 
 

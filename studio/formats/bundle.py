@@ -19,7 +19,7 @@ from studio.tensors import TensorFile, TensorRef, open_tensors
 CONFIG = "adapter_config.json"
 _BASE_CONFIG = "config.json"
 _INDEX = ".safetensors.index.json"  # says which file of a sharded checkpoint holds which tensor
-_NESTED = "-lora"  # a model's folder may hold its adapters in folders of their own: vision-lora, speech-lora
+NESTED = "-lora"  # a model's folder may hold its adapters in folders of their own: vision-lora, speech-lora
 # In the order of trust: a folder that holds several is read from the first.
 WEIGHT_NAMES = (
     "adapter_model.safetensors",
@@ -117,11 +117,11 @@ def nested_adapters(path: Path) -> Mapping[str, Path]:
     """
     if not path.is_dir() or any((path / name).is_file() for name in (CONFIG, *WEIGHT_NAMES)):
         return {}
-    folders = sorted(folder for folder in path.iterdir() if folder.name.endswith(_NESTED) and folder.is_dir())
+    folders = sorted(folder for folder in path.iterdir() if folder.name.endswith(NESTED) and folder.is_dir())
     return {
-        folder.name.removesuffix(_NESTED): folder
+        folder.name.removesuffix(NESTED): folder
         for folder in folders
-        if folder.name != _NESTED and any((folder / name).is_file() for name in WEIGHT_NAMES)
+        if folder.name != NESTED and any((folder / name).is_file() for name in WEIGHT_NAMES)
     }
 
 

@@ -18,7 +18,7 @@ from studio.ui import views
 from studio.ui.panel import EDIT, PRIVATE, Shared, told
 from studio.uploads import receive
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?(@[\w.-]+)?")
 _SUFFIXES = [".safetensors", ".bin", ".pt", ".pth", ".npz", ".zip", ".json"]
 
 

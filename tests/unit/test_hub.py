@@ -150,6 +150,23 @@ def test_a_repository_without_one_adapter_is_refused(hub: HubServer, tmp_path: P
             fetch(hub_id, into=tmp_path)
 
 
+def test_an_adapter_in_a_folder_of_its_own_is_fetched_alone(
+    hub: HubServer, adapter_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    whole = {"config.json": b"{}", "model-00001-of-00002.safetensors": b"1", "model-00002-of-00002.safetensors": b"2"}
+    inside = {
+        f"{name}-lora/{file}": content for name in ("vision", "speech") for file, content in adapter_files.items()
+    }
+    hub.repositories["some/phi"] = {**whole, **inside}
+    folder = fetch("some/phi#speech", into=tmp_path)
+    assert folder.name == "speech-lora"
+    assert len(open_adapter(folder).modules) > 0
+    files = [asked.partition(f"resolve/{COMMIT}/")[2] for asked in hub.asked[1:]]
+    assert {file.partition("/")[0] for file in files} == {"speech-lora"}
+    with pytest.raises(Refused, match="2 weights files at its top"):
+        fetch("some/phi#smell", into=tmp_path)
+
+
 def test_size_is_capped_before_anything_is_downloaded(
     hub: HubServer, adapter_files: dict[str, bytes], tmp_path: Path
 ) -> None:
