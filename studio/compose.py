@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OnStep = Callable[[int, int, str], None]
-BUDGET = 256 << 20  # working memory of one batch of modules, and of results kept in memory, in bytes
+BUDGET = 256 << 20  # bytes of factors, and of results, that are kept in memory
+BATCH = 64 << 20  # working memory of a batch that is not kept: small enough for the allocator to use the pages again
 
 
 class Composition(NamedTuple):
@@ -40,11 +41,13 @@ class Sources:
     """The opened adapters of a composition, and their stacked factors once somebody needed them.
 
     The page keeps one of these while a slider moves, so that a new weight costs algebra and no reading. The algebra is
-    done on `device`, as torch names it (`cuda`), in batches of about `budget` bytes; results always come back.
+    done on `device`, as torch names it (`cuda`): at once where all fits `budget` bytes, else in batches of about
+    `batch`; results always come back.
     """
 
     adapters: tuple[Adapter, ...]
     budget: int = BUDGET
+    batch: int = BATCH
     hashes: tuple[str | None, ...] = ()
     device: str = "cpu"
 
@@ -62,7 +65,7 @@ class Sources:
         """The modules in batches; from memory where they fit."""
         if self.small and not dense:
             return self._kept
-        return stacks(self.adapters, budget=self.budget, dense=dense, device=self.device)
+        return stacks(self.adapters, budget=min(self.budget, self.batch), dense=dense, device=self.device)
 
 
 def compose(
@@ -267,7 +270,8 @@ def _result(recipe: Recipe, adapters: Sequence[Adapter], modules: Mapping[str, L
     if len(tasks) == 1 and (task := tasks.pop()):
         config["task_type"] = task
     if carrier is not None:
-        config |= {key: carrier.config[key] for key in ("modules_to_save", "bias") if key in carrier.config}
+        carried = ("modules_to_save", "bias", "trainable_token_indices")
+        config |= {key: carrier.config[key] for key in carried if key in carrier.config}
     return Adapter(
         name=recipe.name or "merge",
         modules={name: modules[name] for name in order},

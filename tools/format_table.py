@@ -1,4 +1,4 @@
-"""Write the table of dialects into docs/formats.md: `PYTHONPATH=. python tools/format_table.py`.
+"""Write the tables of dialects and of PEFT's fields into docs/formats.md: `PYTHONPATH=. python tools/format_table.py`.
 
 Which dialects are read and written is taken from the studio's own lists. A dialect counts as tested with its owner only
 by the name of a test, and tests/unit/test_format_table.py fails where that test is gone or the page is not this table.
@@ -6,15 +6,16 @@ by the name of a test, and tests/unit/test_format_table.py fails where that test
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from studio.formats import DIALECTS, WRITERS
+from studio.formats.peft_fields import FIELDS, HOW
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "formats.md"
-BEGIN, END = "<!-- table of dialects: tools/format_table.py -->\n", "<!-- end of the table -->\n"
+END = "<!-- end of the table -->\n"
 
 
 class Proof(NamedTuple):
@@ -32,11 +33,14 @@ READ: Mapping[str, Proof] = {
         "diffusers' converters",
         (
             "test_formats_dialects::test_original_sdxl_names_translate_as_diffusers_own_converter_does",
-            "test_formats_flux::test_kohya_reads_as_diffusers_converts_it",
+            "test_formats_originals::test_kohya_reads_as_diffusers_converts_it",
         ),
     ),
-    "xlabs": Proof("diffusers' converter", ("test_formats_flux::test_xlabs_reads_as_diffusers_converts_it",)),
-    "bfl": Proof("diffusers' converter", ("test_formats_flux::test_bfl_control_reads_as_diffusers_converts_it",)),
+    "xlabs": Proof("diffusers' converter", ("test_formats_originals::test_xlabs_reads_as_diffusers_converts_it",)),
+    "bfl": Proof("diffusers' converter", ("test_formats_originals::test_bfl_control_reads_as_diffusers_converts_it",)),
+    "comfyui": Proof(
+        "diffusers' converters", ("test_formats_originals::test_original_names_read_as_diffusers_converts_them",)
+    ),
     "mlx": Proof("mlx-lm", ("test_formats_owners::test_reads_what_mlx_trained",)),
     "gguf": Proof("gguf", ("test_formats_containers::test_gguf_alpha_zero_means_one",)),
     "lorweb": Proof("", ()),
@@ -84,13 +88,28 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def fields() -> str:
+    """PEFT's config fields and what is done with each, as Markdown."""
+    rows = ["| field of LoraConfig | what is done | |", "| --- | --- | --- |"]
+    rows += [f"| `{field}` | {HOW[how]} | {text} |" for field, (how, text) in FIELDS.items()]
+    return "\n".join(rows) + "\n"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "<!-- table of dialects: tools/format_table.py -->\n": table,
+    "<!-- table of fields: tools/format_table.py -->\n": fields,
+}
+
+
 def page(text: str) -> str:
-    """The page with the table as it is now; raises `ValueError` where the marks are gone."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE.name} has lost the marks of the table")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    """The page with the tables as they are now; raises `ValueError` where the marks are gone."""
+    for mark, made in TABLES.items():
+        before, begin, rest = text.partition(mark)
+        _, end, after = rest.partition(END)
+        if not begin or not end:
+            raise ValueError(f"{PAGE.name} has lost the marks of a table")
+        text = f"{before}{mark}\n{made()}\n{END}{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import numpy as np
 
 from studio.adapter import Adapter, LoraModule
 from studio.errors import LoomError
-from studio.formats.flux import fuse
 from studio.formats.limits import require_kinds, require_no_extras, require_pipeline
 from studio.formats.names import canonical, table_lines
+from studio.formats.originals import fuse
 from studio.formats.pairs import folded, stored_shapes
 from studio.formats.safetensors_file import SaveDtype, write_safetensors
 from studio.tensors import Array

@@ -22,6 +22,7 @@ _UNDERSCORED = {
     "lora_te2_": "text_encoder_2",
     "lora_te3_": "text_encoder_3",
     "lora_transformer_": "transformer",
+    "lora_text_encoder_": "text_encoder",
     "lora_prior_unet_": "prior",
     "lora_prior_te_": "text_encoder",
     "lycoris_": "unet",
@@ -51,6 +52,16 @@ _COMFY = {
 }
 _LDM_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?")
+_ORIGINALS = (
+    "wan_original",
+    "hunyuan_video_original",
+    "sd3_original",
+    "flux2_original",
+    "lumina2_original",
+    "z_image_original",
+)
+_BLOCK = re.compile(r"(?<=\.)\d{1,4}(?=\.)")
+_NUMBER = re.compile(r"(?<=_)\d{1,4}(?=_)")  # the first one is the block's
 _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -126,10 +137,21 @@ def _underscored(component: str) -> Mapping[str, str]:
         names = {line.split()[0]: line.split()[0] for line in table_lines("unet")}
         names |= dict(line.split() for line in table_lines("unet_ldm"))
     elif component == "transformer":
-        names = {line: line for line in table_lines("flux")}
+        names = {line: line for line in [*table_lines("flux"), *_block_names()]}
     else:
-        names = {line: line for line in table_lines("clip_text")}
+        names = {line: line for line in [*table_lines("clip_text"), *table_lines("text_encoders")]}
     return {spelling.replace(".", "_"): f"{component}.{name}" for spelling, name in names.items()}
+
+
+def _block_names() -> list[str]:
+    """Modules of the transformers of diffusers and of the original repositories, `{}` for the block's number."""
+    own = [line.split()[1] for line in table_lines("transformers")]
+    return [*own, *(line.split()[0] for table in _ORIGINALS for line in table_lines(table))]
+
+
+def block_template(path: str) -> str:
+    """The path with `{}` in place of its first number, which is the block's: what the tables hold."""
+    return _BLOCK.sub("{}", path, count=1)
 
 
 def table_lines(table: str) -> list[str]:
@@ -144,10 +166,20 @@ def _from_underscores(module: str) -> Spelling:
         path += "_0"
     for spelled in (path, path.removeprefix("unet_"), path.removeprefix(f"{component}_")):  # some converters repeat it
         for candidate in (component, "transformer") if component == "unet" else (component,):
-            found = _underscored(candidate).get(spelled)
+            found = _looked_up(candidate, spelled)
             if found:
                 return Spelling(found)
     return Spelling(f"{component}.{path}", known=False)
+
+
+def _looked_up(component: str, spelled: str) -> str | None:
+    """The canonical name of an underscored path, literally in a table or by the number of its block."""
+    table = _underscored(component)
+    number = _NUMBER.search(spelled)
+    if spelled in table or number is None:
+        return table.get(spelled)
+    found = table.get(_NUMBER.sub("{}", spelled, count=1))
+    return found and found.format(number[0])
 
 
 def _from_dots(module: str) -> str:
@@ -180,7 +212,8 @@ def _from_comfy(segments: list[str]) -> tuple[str, list[str]] | None:
 
 def _component(segments: list[str]) -> tuple[str, list[str]]:
     """Split off the component, written in front, written twice, or not at all."""
-    component = segments[0] if segments[0] in COMPONENTS else ""
+    component = _UNDERSCORED.get(f"{segments[0]}_", segments[0])  # OneTrainer: lora_unet.down_blocks...
+    component = component if component in COMPONENTS else ""
     rest = segments[1:] if component else segments
     while component and rest[:1] == [component]:
         rest = rest[1:]
@@ -188,4 +221,12 @@ def _component(segments: list[str]) -> tuple[str, list[str]]:
         rest = rest[2:]
     if not component:
         component = next((name for name, firsts in _FIRST_SEGMENTS.items() if rest[:1] and rest[0] in firsts), "")
+    if not component and block_template(".".join(rest)) in _wan():  # DiffSynth writes no prefix
+        component = "transformer"
     return component, rest
+
+
+@cache
+def _wan() -> frozenset[str]:
+    """Layers in Wan's blocks by their original names; no other model has these."""
+    return frozenset(line.split()[0] for line in table_lines("wan_original") if line.startswith("blocks."))

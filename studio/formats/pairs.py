@@ -58,11 +58,11 @@ def stored_module(
         raise Refused(f"{name} is not a low-rank pair", f"its shapes are {list(down_shape)} and {list(up_shape)}")
     rank = down_shape[0]
     if rank != up_shape[1]:
-        raise Refused(
-            f"{name}: the two halves do not share a rank",
-            f"their shapes are {list(down_shape)} and {list(up_shape)}",
-            "save the adapter again",
-        )
+        shapes = f"their shapes are {list(down_shape)} and {list(up_shape)}"
+        if up_shape[1] and rank in (2 * up_shape[1], 3 * up_shape[1]):
+            what = f"{name} is LoRA on parts of a fused layer (loralib's MergedLinear, lit-gpt), not one pair"
+            raise Refused(what, f"{shapes}, and the file does not say which parts", "convert it to PEFT's format")
+        raise Refused(f"{name}: the two halves do not share a rank", shapes, "save the adapter again")
     if 0 in down_shape or 0 in up_shape:
         raise Refused(
             f"{name} is empty", f"its shapes are {list(down_shape)} and {list(up_shape)}", "save the adapter again"

@@ -21,7 +21,8 @@ from studio.tensors import TensorRef
 
 # A wrapped model's path begins with these; wrapping twice (or compiling, sharding) repeats or adds to them.
 _WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:base_model\.model\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)"
+    r"(?:^|(?<=\.))(?:base_model\.model\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
+    r"|module\.(?=base_model\.))"
 )
 _DOWN, _UP = {"lora_A", "lora_embedding_A"}, {"lora_B", "lora_embedding_B"}
 # Tensors that make a module something else than W + s B A, by the name of the segment that holds them.
@@ -34,6 +35,8 @@ _OTHER_KINDS = {
     "vera_lambda_b": "VeRA",
     "vera_lambda_d": "VeRA",
     "prompt_embeddings": "prompt tuning",
+    "lora_a": "torchtune",
+    "lora_b": "torchtune",
 }
 
 
@@ -43,7 +46,7 @@ def sniff(bundle: Bundle) -> str | None:
         return "adapter_config.json with peft_type"
     for key in bundle.keys:
         part = _split(key)
-        if part and (key.startswith("base_model.model.") or part.segment in _DOWN | _UP):
+        if part and (key.startswith("base_model.model.") or part.segment in _DOWN | _UP | {"lora_a", "lora_b"}):
             return f"keys such as {key}"
     return None
 
@@ -147,6 +150,12 @@ def _refuse_part(key: str, part: _Part) -> None:
             f"this is a {kind} adapter, not plain LoRA",
             f"it holds {key}",
             "convert it to plain LoRA, or train without it",
+        )
+    if ".loras." in part.module:
+        raise Refused(
+            "this is an AdapterHub adapter, not PEFT's",
+            f"it holds {key}",
+            "its scaling is kept elsewhere: save as PEFT",
         )
     if part.rest[-1:] == ("bias",):
         raise Refused(

@@ -13,30 +13,18 @@ import regex  # type: ignore[import-untyped]
 
 from studio.adapter import Finding, delta_scale
 from studio.errors import Refused
+from studio.formats.peft_fields import FIELDS, texts
 
 _MAX_PATTERNS = 20_000
 _MAX_PATTERN_LENGTH = 1_000
 _PATTERN_SECONDS = 0.05  # for one pattern on one name
 _MATCHING_SECONDS = 5.0  # for all of them
+_TOKENS = "it trained single token embeddings; they stand beside the LoRA and are not merged"
 _LITERAL = re.compile(r"[\w.\-]+")
 
-# Fields whose presence changes what the two matrices mean.
-_OTHER_KINDS = {
-    "use_dora": "DoRA",
-    "lora_bias": "LoRA with a bias of its own (lora_bias)",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "block-diagonal LoRA (BD-LoRA)",
-    "kasa_config": "KaSA",
-    "monteclora_config": "MonteCLoRA",
-}
 _SPELLED = {"ADALORA": "AdaLoRA", "VERA": "VeRA", "PREFIX_TUNING": "prefix tuning", "PROMPT_TUNING": "prompt tuning"}
-_CAVEATS = {
-    "alora_invocation_tokens": "activated LoRA: trained to act only after certain tokens; a merge applies it always",
-    "arrow_config": "its config routes between several adapters (Arrow); only its own matrices are read",
-    "velora_config": "it was trained with VeLoRA; its matrices are read as plain LoRA",
-    "layer_replication": "it replicates layers of the base (layer_replication): it fits only a base expanded so",
-    "trainable_token_indices": "it trained single token embeddings; they stand beside the LoRA and are not merged",
-}
+# Trainers write fields of their own beside PEFT's; those of other kinds of adapter are refused before they are read.
+_OTHERS_FIELDS = frozenset({"alpha", "path_initial_model_for_weight_conversion"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +95,7 @@ def refuse_other_kinds(config: Mapping[str, Any]) -> None:
             "only low-rank pairs can be read and merged here",
             "train or convert it as LoRA (PEFT: peft.convert_to_lora)",
         )
-    for field, name in _OTHER_KINDS.items():
+    for field, name in texts("refused").items():
         if config.get(field):
             raise Refused(
                 f"this is {name}, not plain LoRA",
@@ -148,7 +136,13 @@ def _matches(pattern: str, module: str) -> bool:
 
 
 def _caveats(config: Mapping[str, Any]) -> list[Finding]:
-    found = [Finding("warn", text) for field, text in _CAVEATS.items() if config.get(field)]
+    warned = {**texts("warned"), "trainable_token_indices": _TOKENS}
+    del warned["init_lora_weights"]  # which of them alters the base is told below
+    found = [Finding("warn", text) for field, text in warned.items() if config.get(field)]
+    unknown = sorted(config.keys() - FIELDS.keys() - _OTHERS_FIELDS)
+    if unknown:
+        names = ", ".join(unknown)[:120]
+        found.append(Finding("note", f"its config has settings that PEFT's LoRA does not know ({names}): not honoured"))
     init = config.get("init_lora_weights")
     if init is not None and not isinstance(init, (bool, str)):
         raise _wrong("init_lora_weights", init, "true, false or a name")
@@ -167,6 +161,7 @@ def _carried(config: Mapping[str, Any]) -> dict[str, Any]:
         "bias": _text(config, "bias"),
         "target_modules": _names(config, "target_modules"),
         "modules_to_save": _names(config, "modules_to_save"),
+        "trainable_token_indices": _tokens(config),
     }
     return {field: value for field, value in carried.items() if value}
 
@@ -219,6 +214,20 @@ def _listed(config: Mapping[str, Any], field: str) -> tuple[str, ...]:
     if isinstance(found, str):
         raise _wrong(field, found, "a list of parameter names")
     return found
+
+
+def _tokens(config: Mapping[str, Any]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Token numbers, for the input embeddings or by the embedding's name."""
+    value = config.get("trainable_token_indices")
+    if isinstance(value, Mapping):
+        return {str(name): _numbers(indices) for name, indices in value.items()}
+    return None if value is None else _numbers(value)
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, Sequence) or not all(isinstance(number, int) for number in value):
+        raise _wrong("trainable_token_indices", value, "a list of token numbers")
+    return tuple(value)
 
 
 def _patterns(config: Mapping[str, Any], field: str, least: float = -math.inf) -> dict[str, float]:

@@ -67,6 +67,7 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
         "task_type": None if task in _HEAD_TASKS and not saved else task,
         "use_rslora": False,
         **({"target_parameters": parameters} if parameters else {}),
+        **_trained_tokens(adapter),
     }
 
 
@@ -109,6 +110,13 @@ def _extra_key(name: str, adapter: Adapter) -> str:
     """PEFT keeps a target's own bias under the layer that it wraps."""
     owner, _, leaf = name.rpartition(".")
     return f"{_PREFIX}{owner}.base_layer.{leaf}" if owner in adapter.modules else _PREFIX + name
+
+
+def _trained_tokens(adapter: Adapter) -> dict[str, Any]:
+    """The numbers of the tokens whose rows stand among the extras; PEFT cannot place the rows without them."""
+    indices = adapter.config.get("trainable_token_indices")
+    carried = any(".token_adapter." in name for name in adapter.extras)
+    return {"trainable_token_indices": indices} if indices and carried else {}
 
 
 def _modules_to_save(adapter: Adapter) -> list[str]:

@@ -24,7 +24,7 @@ from studio.formats import (
     xlabs,
 )
 from studio.formats.bundle import Bundle
-from studio.formats.flux import split_fused
+from studio.formats.originals import split_fused
 
 # In the order of detection: the first that recognises a file reads it. Each has sniff(bundle) and read(bundle).
 DIALECTS: tuple[ModuleType, ...] = (

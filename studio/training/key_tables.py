@@ -1,15 +1,17 @@
 """Write the tables of module names in studio/formats/keys: `python -m studio.training.key_tables`.
 
-Adapter files for Stable Diffusion, SDXL and FLUX name modules with underscores, by the original repositories' block
-numbers or by position. None of that can be inverted by looking at a name; it is looked up in these tables, which are
-read off the model classes themselves. Needs diffusers; takes seconds, no weights are made.
+Adapter files of image models name modules with underscores, by the original repositories' block numbers or by
+position. None of that can be inverted by looking at a name; it is looked up in these tables, which are read off the
+model classes themselves. Needs diffusers; takes seconds, no weights are made.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import diffusers
 import gguf
 from accelerate import init_empty_weights
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
@@ -17,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+BLOCK = re.compile(r"(?<=\.)\d{1,4}(?=\.)")
 KEYS = Path(__file__).parents[1] / "formats" / "keys"
 CLIP_LAYERS = 32  # the deepest: OpenCLIP bigG of SDXL; the smaller ones are prefixes of it
 CLIP_PARTS = ("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
@@ -26,6 +29,32 @@ FLUX_SINGLE_PARTS = ("linear1", "linear2", "modulation.lin")
 FLUX_ENDS = (
     "img_in txt_in time_in.in_layer time_in.out_layer vector_in.in_layer vector_in.out_layer guidance_in.in_layer "
     "guidance_in.out_layer final_layer.linear final_layer.adaLN_modulation.1"
+)
+# Transformers of diffusers; those whose defaults leave parts out are told to have them.
+TRANSFORMERS: dict[str, dict[str, object]] = {
+    "SD3Transformer2DModel": {"dual_attention_layers": (0, 1)},
+    "WanTransformer3DModel": {"image_dim": 1280, "added_kv_proj_dim": 5120},
+    "FluxTransformer2DModel": {"guidance_embeds": True},
+    "Flux2Transformer2DModel": {},
+    "ChromaTransformer2DModel": {},
+    "QwenImageTransformer2DModel": {},
+    "ZImageTransformer2DModel": {},
+    "HunyuanVideoTransformer3DModel": {},
+    "LTXVideoTransformer3DModel": {},
+    "Lumina2Transformer2DModel": {},
+    "PixArtTransformer2DModel": {},
+    "SanaTransformer2DModel": {},
+    "CogVideoXTransformer3DModel": {},
+    "AuraFlowTransformer2DModel": {},
+    "MochiTransformer3DModel": {},
+    "CogView4Transformer2DModel": {},
+}
+T5_PARTS = (
+    "layer.0.SelfAttention.q layer.0.SelfAttention.k layer.0.SelfAttention.v layer.0.SelfAttention.o "
+    "layer.1.DenseReluDense.wi_0 layer.1.DenseReluDense.wi_1 layer.1.DenseReluDense.wo"
+)
+LLM_PARTS = (
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj mlp.gate_proj mlp.up_proj mlp.down_proj"
 )
 # Architectures that llama.cpp converts by renaming alone, but for the order of q and k rows; others it rearranges.
 GGUF_MODEL_TYPES = (
@@ -45,6 +74,8 @@ def main() -> None:
     _write("unet_ldm", [f"{ldm} {name}" for ldm, name in _ldm_names([sd, sdxl])])
     _write("unet_by_index", list(_by_index(sd)))
     _write("clip_text", [f"text_model.encoder.layers.{i}.{part}" for i in range(CLIP_LAYERS) for part in CLIP_PARTS])
+    _write("text_encoders", [*_text_encoders()])
+    _write("transformers", [*_transformers()])
     _write("flux", [*(name for name, _ in _weighted(flux)), *_flux_original()])
     _write("gguf", [line for kind in GGUF_MODEL_TYPES.split() for line in _gguf_names(kind)])
 
@@ -155,6 +186,23 @@ def _flux_original() -> Iterator[str]:
     for block in range(FLUX_SINGLE):
         yield from (f"single_blocks.{block}.{part}" for part in FLUX_SINGLE_PARTS)
     yield from FLUX_ENDS.split()
+
+
+def _text_encoders() -> Iterator[str]:
+    """T5 and the language models that newer pipelines read text with; `{}` stands for the layer's number."""
+    yield from (f"encoder.block.{{}}.{part}" for part in T5_PARTS.split())
+    yield from (f"model.layers.{{}}.{part}" for part in LLM_PARTS.split())
+
+
+def _transformers() -> Iterator[str]:
+    """Class and module of every transformer, one line for all blocks; `{}` stands for the block's number."""
+    for name, settings in TRANSFORMERS.items():
+        with init_empty_weights():
+            model = getattr(diffusers, name)(**settings)
+        layers = (
+            path for path, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d))
+        )
+        yield from (f"{name} {path}" for path in dict.fromkeys(BLOCK.sub("{}", path, count=1) for path in layers))
 
 
 def _gguf_names(model_type: str) -> Iterator[str]:

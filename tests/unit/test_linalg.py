@@ -114,5 +114,5 @@ def test_truncate_is_the_best_pair_and_says_what_it_keeps(shape: tuple[int, int]
 def test_what_no_weight_changes_is_computed_once() -> None:
     sources = pairs(6, 7, (2, 3))
     assert Pairs.of(sources) is sources
-    assert sources.frame is sources.frame
+    assert sources.bases is sources.bases
     assert Pairs.of(list(sources)) is not sources

@@ -1,4 +1,4 @@
-"""FLUX in all its spellings: each reads as diffusers' own converters say, and all meet under one set of names."""
+"""Transformers in their original spellings: each reads as diffusers' converters say, all meet under one name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from diffusers.loaders import lora_conversion_utils as stock
 
 from studio.adapter import Adapter, in_memory_module
 from studio.errors import Refused
-from studio.formats import inspect, open_adapter, save_adapter
+from studio.formats import inspect, names, open_adapter, save_adapter
 from studio.formats.export import relative_error
-from studio.formats.flux import fuse, is_original, split_fused
 from studio.formats.names import table_lines
+from studio.formats.originals import fuse, is_original, split_fused
 from tests.fixtures import pair, peft_folder, weights_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -221,7 +221,7 @@ def test_the_spellings_merge_with_each_other(tmp_path: Path) -> None:
     ("key", "name"),
     [
         ("diffusion_model.transformer_blocks.0.attn.to_q", "transformer.transformer_blocks.0.attn.to_q"),
-        ("diffusion_model.blocks.3.self_attn.q", "transformer.blocks.3.self_attn.q"),
+        ("diffusion_model.some_blocks.3.attention.q", "transformer.some_blocks.3.attention.q"),
         (
             "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_out.0",
             "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0",
@@ -236,3 +236,133 @@ def test_comfyuis_generic_names(tmp_path: Path, key: str, name: str) -> None:
     down, up = pair(0, D, D)
     adapter = open_adapter(_file(tmp_path, {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}))
     assert (adapter.dialect, list(adapter.modules)) == ("comfyui", [name])
+
+
+def _random_file(
+    path: Path, layers: dict[str, tuple[int, int]], prefix: str = "diffusion_model."
+) -> tuple[Path, Arrays]:
+    tensors: Arrays = {}
+    for index, (name, (d_out, d_in)) in enumerate(layers.items()):
+        stem = prefix + name
+        tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = pair(index, d_out, d_in, 2)
+    return _file(path, tensors), tensors
+
+
+def _wan(width: int = D) -> dict[str, tuple[int, int]]:
+    attention = [f"{part}_attn.{name}" for part in ("self", "cross") for name in "qkvo"] + ["cross_attn.k_img"]
+    inner = dict.fromkeys([*attention, "cross_attn.v_img"], (width, width)) | {"ffn.0": (4 * width, width)}
+    ends = dict.fromkeys(("time_projection.1", "text_embedding.0", "text_embedding.2", "head.head"), (width, width))
+    blocks = {f"blocks.{block}.{name}": shape for block in (0, 11) for name, shape in inner.items()}
+    return {**blocks, "blocks.0.ffn.2": (width, 4 * width), **ends}
+
+
+def _flux2(width: int = D) -> dict[str, tuple[int, int]]:
+    inner = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+    inner |= {"mlp.0": (6 * width, width), "mlp.2": (width, 3 * width)}
+    double = {f"double_blocks.1.{stream}_{name}": shape for stream in ("img", "txt") for name, shape in inner.items()}
+    single = {"single_blocks.1.linear1": (9 * width, width), "single_blocks.1.linear2": (width, 4 * width)}
+    return {**double, **single, "img_in": (width, 4), "double_stream_modulation_img.lin": (6 * width, width)}
+
+
+def _hunyuan() -> dict[str, tuple[int, int]]:
+    inner = {
+        "attn_qkv": (3 * FLUX, 4),
+        "attn_proj": (8, 4),
+        "mlp.fc1": (16, 4),
+        "mlp.fc2": (4, 16),
+        "mod.linear": (24, 4),
+    }
+    double = {f"double_blocks.1.{stream}_{name}": shape for stream in ("img", "txt") for name, shape in inner.items()}
+    single = {"linear1": (7 * FLUX, 4), "linear2": (8, 4), "modulation.linear": (9, 4)}
+    return {
+        **double,
+        **{f"single_blocks.2.{name}": shape for name, shape in single.items()},
+        "vector_in.in_layer": (8, 4),
+    }
+
+
+def _lumina2() -> dict[str, tuple[int, int]]:
+    inner = {"attention.qkv": (3840, 2304), "attention.out": (8, 4)}
+    inner |= {f"feed_forward.w{i}": (8, 4) for i in (1, 2, 3)}
+    layers = {
+        f"{part}.0.{name}": shape
+        for part in ("layers", "noise_refiner", "context_refiner")
+        for name, shape in inner.items()
+    }
+    return {**layers, "layers.0.adaLN_modulation.1": (8, 4), "noise_refiner.0.adaLN_modulation.1": (8, 4)}
+
+
+MODELS = {
+    "wan": (_wan(), stock._convert_non_diffusers_wan_lora_to_diffusers),
+    "flux2": (_flux2(), stock._convert_non_diffusers_flux2_lora_to_diffusers),
+    "hunyuan_video": (_hunyuan(), stock._convert_hunyuan_video_lora_to_diffusers),
+    "lumina2": (_lumina2(), stock._convert_non_diffusers_lumina2_lora_to_diffusers),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_original_names_read_as_diffusers_converts_them(tmp_path: Path, model: str) -> None:
+    layers, convert = MODELS[model]
+    path, tensors = _random_file(tmp_path, layers)
+    state = convert({key: torch.from_numpy(value.copy()) for key, value in tensors.items()})
+    prefixed = {key if key.startswith("transformer.") else f"transformer.{key}": value for key, value in state.items()}
+    adapter = open_adapter(path)
+    assert adapter.dialect == "comfyui"
+    assert_equal(adapter, stock_adapter(prefixed))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("blocks_11_cross_attn_k_img", "blocks.11.cross_attn.k_img"),
+        ("transformer_blocks_7_attn_to_add_out", "transformer_blocks.7.attn.to_add_out"),
+        ("transformer_blocks_59_img_mlp_net_0_proj", "transformer_blocks.59.img_mlp.net.0.proj"),
+        ("layers_29_attention_to_out_0", "layers.29.attention.to_out.0"),
+        ("layers_3_feed_forward_w1", "layers.3.feed_forward.w1"),
+        ("joint_blocks_23_context_block_attn_qkv", "joint_blocks.23.context_block.attn.qkv"),
+        ("double_blocks_0_img_attn_qkv", "double_blocks.0.img_attn.qkv"),
+        ("double_stream_modulation_img_lin", "double_stream_modulation_img.lin"),
+        (
+            "txt_in_individual_token_refiner_blocks_1_self_attn_qkv",
+            "txt_in.individual_token_refiner.blocks.1.self_attn_qkv",
+        ),
+        ("distilled_guidance_layer_layers_2_linear_1", "distilled_guidance_layer.layers.2.linear_1"),
+        ("caption_projection_linear_2", "caption_projection.linear_2"),
+    ],
+)
+def test_underscored_names_of_every_transformer(name: str, expected: str) -> None:
+    for prefix in ("lora_unet_", "lora_transformer_", "lycoris_"):
+        assert names.canonical(prefix + name) == (f"transformer.{expected}", True)
+
+
+@pytest.mark.parametrize("table", ["wan", "hunyuan_video", "sd3", "flux2", "lumina2", "z_image"])
+def test_every_part_of_an_original_layer_is_a_layer_of_the_model(table: str) -> None:
+    """The right column of each table, against the module names read off diffusers' classes."""
+    known = {line.split()[1] for line in table_lines("transformers")}
+    parts = {part.partition("*")[0] for line in table_lines(f"{table}_original") for part in line.split()[1:]}
+    unknown = {part for part in parts if names.block_template(part.format(0)) not in known}
+    assert unknown == set()
+
+
+def test_one_wan_update_in_every_spelling(tmp_path: Path) -> None:
+    down, up = pair(0, D, D)
+    name = "blocks.3.self_attn.q"
+    spellings = {
+        f"diffusion_model.{name}.lora_A.weight": f"diffusion_model.{name}.lora_B.weight",
+        f"{name}.lora_A.default.weight": f"{name}.lora_B.default.weight",
+        "lora_unet_blocks_3_self_attn_q.lora_down.weight": "lora_unet_blocks_3_self_attn_q.lora_up.weight",
+        "transformer.blocks.3.attn1.to_q.lora_A.weight": "transformer.blocks.3.attn1.to_q.lora_B.weight",
+    }
+    for down_key, up_key in spellings.items():
+        adapter = open_adapter(_file(tmp_path, {down_key: down, up_key: up}))
+        assert list(adapter.modules) == ["transformer.blocks.3.attn1.to_q"], down_key
+        np.testing.assert_allclose(adapter.delta("transformer.blocks.3.attn1.to_q"), up @ down, rtol=1e-5)
+
+
+def test_z_images_fused_attention_is_split_in_equal_parts_and_lumina2s_is_not(tmp_path: Path) -> None:
+    name = "diffusion_model.layers.0.attention.qkv"
+    for d_out, heights in ((3 * 6, [6, 6, 6]), (5 * 2, [6, 2, 2])):
+        down, up = pair(0, d_out, 6)
+        adapter = open_adapter(_file(tmp_path, {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}))
+        assert [module.d_out for module in adapter.modules.values()] == heights
+        np.testing.assert_allclose(np.vstack([adapter.delta(part) for part in adapter.modules]), up @ down, rtol=1e-5)

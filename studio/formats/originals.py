@@ -1,9 +1,9 @@
-"""FLUX in its original naming, taken apart into diffusers' layers and put together again, exactly.
+"""Image and video transformers in their original naming, taken apart into diffusers' layers, exactly; FLUX back again.
 
-The original fuses layers that diffusers keeps apart: `qkv` is to_q, to_k and to_v, `linear1` those and proj_mlp. A part
-takes its rows of B; A is shared, or where B is block-diagonal each part takes its own ranks. The tables are
-keys/flux_original.txt (black-forest-labs, kohya) and keys/flux_xlabs.txt; `*4` marks a part of four times the rows.
-Checked against diffusers' own converters.
+The originals fuse layers that diffusers keeps apart: `qkv` is to_q, to_k and to_v, FLUX's `linear1` those and proj_mlp.
+A part takes its rows of B; A is shared, or where B is block-diagonal each part takes its own ranks. The tables are
+keys/*_original.txt and keys/flux_xlabs.txt; `*4` marks a part of four times the rows. Where two models share a name,
+the proportions of their layers tell them apart. Checked against diffusers' own converters.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
@@ -18,12 +19,17 @@ import numpy as np
 
 from studio.adapter import LoraModule
 from studio.errors import Refused
-from studio.formats.names import table_lines
+from studio.formats.names import block_template, table_lines
 from studio.formats.pairs import PairRows
 from studio.tensors import Array
 
 _COMPONENT = "transformer."
-_BLOCK = re.compile(r"(?<=_blocks\.)\d{1,4}(?=\.)")
+_BLOCK = re.compile(r"(?<=\.)\d{1,4}(?=\.)")
+# No name stands in two of these.
+_TABLES = ("flux_xlabs", "wan_original", "hunyuan_video_original", "sd3_original")
+# d_out / d_in of layers that only one of two models with equal names has.
+_FLUX2 = {"linear1": Fraction(9), "linear2": Fraction(1, 4), "mlp.0": Fraction(6), "mlp.2": Fraction(1, 3)}
+_LUMINA2 = {"attention.qkv": Fraction(5, 3)}
 # diffusers stores the scale's rows before the shift's here, the original after them.
 _SWAPPED = "norm_out.linear"
 _Pair = Callable[[], tuple[Array, Array]]
@@ -36,15 +42,19 @@ class Part(NamedTuple):
     share: int = 1
 
 
+Table = Mapping[str, tuple[Part, ...]]
+
+
 def split_fused(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
-    """The modules with every original FLUX layer replaced by diffusers' own; all others as they are.
+    """The modules with every layer of an original naming replaced by diffusers' own; all others as they are.
 
     Reads B of fused layers whose rank the parts could divide, to see whether it is block-diagonal.
     Raises `Refused` where rows do not divide and where a part is given twice.
     """
+    table = _table(_tables_of(modules))
     split: dict[str, LoraModule] = {}
     for name, module in modules.items():
-        for part in _split(name, module):
+        for part in _split(name, module, table):
             if part.name in split:
                 raise Refused(f"{part.name} stands twice in the file", f"the second time in {name}")
             split[part.name] = part
@@ -56,13 +66,13 @@ def fuse(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
 
     Parts that are not adapted get zero rows. Modules that no table has stay as they are.
     """
-    waiting = dict(modules)
+    waiting, table = dict(modules), _table(("flux_original",))
     fused: dict[str, LoraModule] = {}
     for name in modules:
         original = _original_of(name)
         if name not in waiting or original is None:
             continue
-        parts = [Part(_COMPONENT + part.name, part.share) for part in _parts(original)]
+        parts = [Part(_COMPONENT + part.name, part.share) for part in _parts(original, table)]
         found = {part.name: waiting.pop(part.name) for part in parts if part.name in waiting}
         fused[_COMPONENT + original] = _fused(_COMPONENT + original, parts, found)
     return {**waiting, **fused}
@@ -70,7 +80,7 @@ def fuse(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
 
 def is_original(name: str) -> bool:
     """Whether a canonical name is a layer of FLUX's original naming."""
-    return name.startswith(_COMPONENT) and bool(_parts(name.removeprefix(_COMPONENT)))
+    return name.startswith(_COMPONENT) and bool(_parts(name.removeprefix(_COMPONENT), _table(("flux_original",))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,10 +121,27 @@ class _Fused:
 
 
 @cache
-def _table() -> Mapping[str, tuple[Part, ...]]:
-    """Fused layer -> its parts in the order of their rows; `{}` stands for the block's number."""
-    rows = (line.split() for table in ("flux_original", "flux_xlabs") for line in table_lines(table))
+def _table(names: tuple[str, ...]) -> Table:
+    """Original layer -> its parts in the order of their rows; `{}` stands for the block's number."""
+    rows = (line.split() for name in names for line in table_lines(name))
     return {fused: tuple(_part(text) for text in parts) for fused, *parts in rows}
+
+
+def _tables_of(modules: Mapping[str, LoraModule]) -> tuple[str, ...]:
+    """The tables for these modules of one file."""
+    flux = "flux2_original" if _has_layer(modules, _FLUX2, "_blocks.") else "flux_original"
+    layers = "lumina2_original" if _has_layer(modules, _LUMINA2, "") else "z_image_original"
+    return (*_TABLES, flux, layers)
+
+
+def _has_layer(modules: Mapping[str, LoraModule], proportions: Mapping[str, Fraction], within: str) -> bool:
+    """Whether some layer whose name ends so has these proportions."""
+    return any(
+        Fraction(module.d_out, module.d_in) == proportion
+        for name, module in modules.items()
+        for leaf, proportion in proportions.items()
+        if name.endswith(leaf) and within in name and name.startswith(_COMPONENT)
+    )
 
 
 @cache
@@ -128,21 +155,21 @@ def _part(text: str) -> Part:
     return Part(name, int(share or 1))
 
 
-def _parts(name: str) -> tuple[Part, ...]:
+def _parts(name: str, table: Table) -> tuple[Part, ...]:
     number = _BLOCK.search(name)
-    found = _table().get(_BLOCK.sub("{}", name, count=1), ())
+    found = table.get(name) or table.get(block_template(name), ())
     return tuple(part._replace(name=part.name.format(number[0] if number else "")) for part in found)
 
 
 def _original_of(name: str) -> str | None:
     path = name.removeprefix(_COMPONENT)
     number = _BLOCK.search(path)
-    found = _original_names().get(_BLOCK.sub("{}", path, count=1))
+    found = _original_names().get(block_template(path))
     return None if found is None or path == name else found.format(number[0] if number else "")
 
 
-def _split(name: str, module: LoraModule) -> Iterator[LoraModule]:
-    parts = _parts(name.removeprefix(_COMPONENT)) if name.startswith(_COMPONENT) else ()
+def _split(name: str, module: LoraModule, table: Table) -> Iterator[LoraModule]:
+    parts = _parts(name.removeprefix(_COMPONENT), table) if name.startswith(_COMPONENT) else ()
     if not parts:
         yield module
         return
