@@ -5,7 +5,7 @@ PYTHON ?= python3
 SEEDS ?= 0 1 2
 PY := .venv/bin/python
 
-.PHONY: help venv run test lint bench evidence clean
+.PHONY: help venv run test lint bench evidence picture clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -33,6 +33,9 @@ bench: venv ## Run every benchmark in bench/
 evidence: venv ## Test the papers' claims again on the embedded world: docs/evidence.md (what is measured already is kept)
 	PYTHONPATH=. $(PY) -m bench.evidence.seeds --seeds $(SEEDS)
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) -m bench.evidence --seeds $(SEEDS) --jobs 2
+
+picture: venv ## Draw the README's picture of the page anew
+	PYTHONPATH=. $(PY) tools/page_picture.py
 
 clean: ## Remove caches and build outputs; .venv stays
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

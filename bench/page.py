@@ -175,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = [] if options.no_start else [start(options.repeats)]
     with tempfile.TemporaryDirectory() as folder:
-        page = build(Settings(Path(folder)), warm_up=False)
+        page = build(Settings(Path(folder)))
         bench = Bench(page, page.shared.rooms.enter(None)[0], options.repeats)
         rows += bench.rows()
         bench.all_adapters()

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from studio.adapter import Adapter
 from studio.compose import Composition, Sources, compose, renamed_apart
 from studio.errors import BadRecipe, Cancelled, LoomError, MissingFile
@@ -26,6 +28,7 @@ from studio.units.table import Units, units_of
 MAX_SOURCES = 16  # sliders on the page; the command line takes any number
 _KEPT_STEPS = 200
 Made = TypeVar("Made")
+Factors = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,10 +85,12 @@ class Desk:
     selection: tuple[int, ...] = ()
     version: int = 0
     composition: Composition | None = None
+    progress: tuple[int, int] = (0, 0)  # modules merged, of how many
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
-        self._reading = threading.Lock()
+        self._reading, self._composing = threading.Lock(), threading.Lock()
+        self._edits = 0  # of the recipe; `version` counts changes of the view too
         self._opened: dict[str, Entry] = {}
         self._kept: dict[str, tuple[Any, Any]] = {}
         self._exports: tempfile.TemporaryDirectory[str] | None = None
@@ -293,35 +298,49 @@ class Desk:
         sources = [{**source, "units": {}} for source in self.recipe.model_dump()["sources"]]
         return self.edit("clear unit edits", sources=sources)
 
-    def factors(self) -> list[float]:
-        """The factor of every unit on the map, as the recipe has it in the map's form; others are 1."""
+    def factors(self) -> Factors:
+        """The factor of every unit on the map (N,), as the recipe has it in the map's form; others are 1."""
         table = self.units().table
-        edits = [s.units if s.units.form == table.form else None for s in self.recipe.sources]
-        found = [1.0] * len(table)
-        for unit in range(len(table)):
-            own = edits[table.adapter[unit]]
-            if own is not None and own.scale:
-                found[unit] = own.scale.get(table.places[table.module[unit]].name, {}).get(int(table.rank[unit]), 1.0)
+        found = np.ones(len(table), np.float32)
+        owner = table.module.astype(np.int64) * len(table.adapters) + table.adapter  # ascending: the table's order
+        for module, place in enumerate(table.places):
+            for index, source in enumerate(self.recipe.sources):
+                scales = source.units.scale.get(place.name)
+                if scales and source.units.form == table.form:
+                    first, end = np.searchsorted(owner, module * len(table.adapters) + index + np.arange(2))
+                    found[first:end] = [scales.get(int(rank), 1.0) for rank in table.rank[first:end]]
         return found
 
     # Results ---------------------------------------------------------------------------------------------------------
 
     def compose(self, *, on_step: Callable[[int, int, str], None] | None = None) -> Composition:
-        """The composition of the recipe on the desk, computed once for each recipe.
+        """The composition of the recipe on the desk, computed once for each recipe, however many ask at a time.
 
-        A newer edit stops a merge under way, which then raises `Cancelled`.
+        A newer edit, or `stop`, ends a merge under way, which then raises `Cancelled`.
         """
         with self.lock:
-            recipe, sources, version = self.recipe, self.sources(), self.version
+            recipe, sources, edits = self.recipe, self.sources(), self._edits
         key = (id(sources), recipe.digest())
-        held = self._kept.get("composition")
-        if held is None or held[0] != key:
-            made = compose(recipe, sources, on_step=on_step, stop=lambda: self.version != version)
-            held = (key, made)
-            with self.lock:
-                self._kept["composition"] = held
+        with self._composing:
+            held = self._kept.get("composition")
+            if held is None or held[0] != key:
+                self.progress = (0, 0)
+                step = partial(self._compose_step, on_step)
+                made = compose(recipe, sources, on_step=step, stop=lambda: self._edits != edits)
+                held = self._kept["composition"] = (key, made)
         self.composition = held[1]
         return self.composition
+
+    def stop(self) -> None:
+        """End what is being computed or written for the recipe as it is; the next edit starts anew."""
+        with self.lock:
+            self.version += 1
+            self._edits += 1
+
+    def _compose_step(self, on_step: Callable[[int, int, str], None] | None, done: int, total: int, what: str) -> None:
+        self.progress = (done, total)
+        if on_step is not None:
+            on_step(done, total, what)
 
     def pinned(self) -> Recipe:
         """The recipe with names and content hashes, as an export carries it."""
@@ -349,6 +368,7 @@ class Desk:
 
     def _touched(self) -> None:
         self.version += 1
+        self._edits += 1
         self.selection = ()
 
     def kept(self, what: str, key: Any, make: Callable[[], Made]) -> Made:

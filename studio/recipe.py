@@ -84,13 +84,19 @@ class Source(_Frozen):
         """What to call it: its own name, or the end of its path."""
         return self.name or Path(self.hub or self.path or "").stem
 
+    def own_weight(self, module: str) -> float | None:
+        """The weight that `modules` gives this module; None where it follows the source's."""
+        found = [
+            weight for pattern, weight in self.modules.items() if module == pattern or fnmatchcase(module, pattern)
+        ]
+        return found[-1] if found else None
+
     def weight_for(self, module: str, default: float) -> float:
         """The weight of this source in one module."""
-        found = default if self.weight is None else self.weight
-        for pattern, weight in self.modules.items():
-            if module == pattern or fnmatchcase(module, pattern):
-                found = weight
-        return found
+        own = self.own_weight(module)
+        if own is not None:
+            return own
+        return default if self.weight is None else self.weight
 
 
 class View(_Frozen):

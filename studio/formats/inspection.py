@@ -45,7 +45,7 @@ class Inspection:
     untrained: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that `inspect --json` prints; numbers that JSON lacks (NaN) become null."""
+        """The JSON object that `inspect --json` prints; whether it is untrained stands among the findings."""
         return {
             "path": self.path,
             "verdict": self.verdict,
@@ -59,8 +59,6 @@ class Inspection:
             "dtype": self.dtype,
             "bytes": self.bytes,
             "findings": [{"level": f.level, "module": f.module, "text": f.text} for f in self.findings],
-            "norm": self.norm if self.norm is not None and math.isfinite(self.norm) else None,
-            "untrained": self.untrained,
         }
 
     def to_text(self) -> str:
@@ -68,7 +66,9 @@ class Inspection:
         lines = [f"{self.path}: {self.verdict}"]
         if self.modules:
             ranks = ", ".join(map(str, self.ranks))
-            lines[0] += f" - {self.dialect}, {len(self.modules)} modules of rank {ranks}, base {self.base or 'unknown'}"
+            norm = "" if self.norm is None else f", norm {self.norm:.4g}"
+            lines[0] += f" - {self.dialect}, {len(self.modules)} modules of rank {ranks}{norm}"
+            lines[0] += f", base {self.base or 'unknown'}"
         return "\n".join([*lines, *(f"  {finding.level}: {finding.text}" for finding in self.findings)])
 
 

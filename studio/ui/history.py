@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from studio.desk import Desk
-from studio.errors import LoomError, Refused
+from studio.errors import Cancelled, LoomError, Refused
 from studio.export import export
 from studio.files import write_atomic
 from studio.formats import WRITERS
@@ -23,6 +23,8 @@ from studio.ui import views
 from studio.ui.panel import EDIT, PRIVATE, Job, Shared, told, told_while
 
 _SHOWN = 40
+_HINT = "A zip with the adapter, its card and this recipe; it is read back and compared before it is offered."
+_POLL = 0.5  # seconds between two words on how far an export is
 
 
 class HistoryPanel:
@@ -34,7 +36,7 @@ class HistoryPanel:
     def build_bar(self) -> None:
         """The bar on top: presets, undo and redo."""
         self.preset = gr.Dropdown(
-            preset_choices(), value=None, label="Start from a preset", elem_id="preset", scale=2, min_width=180
+            preset_choices(), value=None, label="Preset", elem_id="preset", scale=2, min_width=180
         )
         self.note = gr.HTML(elem_id="note")
         self.undo = gr.Button("↶ Undo", size="sm", min_width=70, scale=0, elem_id="undo", interactive=False)
@@ -62,8 +64,9 @@ class HistoryPanel:
                     )
                 with gr.Row():
                     self.export = gr.Button("Export", variant="primary", size="sm", elem_id="export")
+                    self.stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-export")
                     self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="download")
-                self.exported = gr.HTML(elem_id="exported")
+                self.exported = gr.HTML(views.message(_HINT), elem_id="exported")
             with gr.Tab("History", elem_classes="pane"):
                 with gr.Row():
                     self.title = gr.Textbox(
@@ -77,14 +80,14 @@ class HistoryPanel:
                 self.versions = gr.Dropdown([], label="Named versions", elem_id="versions", visible=False)
                 self.steps = gr.Radio([], label="History", show_label=False, elem_id="steps", type="value")
             with gr.Tab("Recipe", elem_classes="pane"):
-                self.recipe = gr.Code(
-                    language="yaml", interactive=False, elem_id="recipe", max_lines=12, label="Recipe"
-                )
                 with gr.Row():
                     self.save = gr.DownloadButton("Download recipe", size="sm", elem_id="save-recipe")
                     self.open = gr.UploadButton(
                         "Open recipe or export", file_types=[".yaml", ".yml", ".zip"], size="sm", elem_id="open-recipe"
                     )
+                self.recipe = gr.Code(
+                    language="yaml", interactive=False, elem_id="recipe", max_lines=12, label="Recipe"
+                )
 
     def components(self) -> list[Any]:
         """Controls that the recipe sets."""
@@ -97,24 +100,30 @@ class HistoryPanel:
             self.note: escape(desk.recipe.note),
             self.name: desk.recipe.name or "merge",
             self.download: gr.update(visible=False),
-            self.exported: "",
+            self.exported: views.message(_HINT),
             self.versions: gr.update(choices=list(desk.snapshots), value=None, visible=bool(desk.snapshots)),
         }
 
     def wire(self) -> None:
         """Connect the listeners."""
         token, every = self.shared.token, self.shared.controls()
-        self.preset.input(self.on_preset, [token, self.preset], every, **PRIVATE)
+        self.preset.input(self.on_preset, [token, self.preset], every, **EDIT)
         self.undo.click(self.on_undo, [token], every, **EDIT)
         self.redo.click(self.on_redo, [token], every, **EDIT)
         self.steps.input(self.on_step, [token, self.steps], every, **EDIT)
         for trigger in (self.keep.click, self.title.submit):
             trigger(self.on_keep, [token, self.title], [self.title, self.versions], **EDIT)
         self.versions.input(self.on_version_chosen, [token, self.versions], every, **EDIT)
-        self.open.upload(self.on_open, [token, self.open], every, **PRIVATE)
-        done = [self.exported, self.download]
+        self.open.upload(self.on_open, [token, self.open], every, **EDIT)
+        self.stop.click(self.on_stop, [token], None, **EDIT)
+        done = [self.exported, self.download, self.stop]
         self.export.click(
-            self.on_export, [token, self.name, self.dtype, self.format], done, concurrency_limit=2, **PRIVATE
+            self.on_export,
+            [token, self.name, self.dtype, self.format],
+            done,
+            concurrency_limit=2,
+            show_progress="hidden",
+            **PRIVATE,
         )
         shown = [self.undo, self.redo, self.steps, self.recipe, self.save, self.download, self.exported]
         self.shared.version.change(self.on_version, [token], shown, **EDIT)
@@ -134,7 +143,7 @@ class HistoryPanel:
             self.recipe: text,
             self.save: _recipe_file(desk, text),
             self.download: gr.update(visible=False),
-            self.exported: "",
+            self.exported: views.message(_HINT),
         }
 
     @told
@@ -197,20 +206,34 @@ class HistoryPanel:
         desk = self.shared.desk(token)
         if not desk.recipe.sources:
             raise LoomError("There is nothing to export", next="add an adapter")
-        recipe = desk.pinned().model_copy(update={"name": (name or "").strip()[:80] or "merge"})
-        yield {
-            self.exported: views.message("Merging, writing, reading back…", "busy"),
+        digest, recipe = desk.recipe.digest(), desk.pinned()
+        recipe = recipe.model_copy(update={"name": (name or "").strip()[:80] or "merge"})
+        job = Job(partial(_exported, desk, recipe, digest, dtype, format))
+        yield self._export_said("Merging, writing, reading back…", "busy", stop=True)
+        while not job.wait(_POLL):
+            done, total = desk.progress
+            far = f"Merging: {done} of {total} modules…" if done < total else "Writing, reading back, comparing…"
+            yield self._export_said(far, "busy", stop=True)
+        try:
+            written, count = job.result()
+        except LoomError as error:
+            yield self._export_said(str(error), "note" if isinstance(error, Cancelled) else "refused")
+            return
+        size = written.stat().st_size / 1e6
+        said = f"Exported: {written.name}, {size:.1f} MB. {count} modules read back and compared."
+        yield {**self._export_said(said, "good"), self.download: gr.update(value=str(written), visible=True)}
+
+    @told
+    def on_stop(self, token: str) -> None:
+        """Stop the export's merge; the files are not written."""
+        self.shared.desk(token).stop()
+
+    def _export_said(self, text: str, kind: str, *, stop: bool = False) -> dict[Any, Any]:
+        return {
+            self.exported: views.message(text, kind),
             self.download: gr.update(visible=False),
+            self.stop: gr.update(visible=stop),
         }
-        job = Job(partial(_exported, desk, recipe, dtype, format))
-        while not job.wait(0.5):
-            done, total, _ = job.progress
-            yield {self.exported: views.message(f"Merging and writing… {done} of {total or '?'} modules", "busy")}
-        written, count = job.result()
-        said = (
-            f"Exported: {written.name}, {written.stat().st_size / 1e6:.1f} MB. {count} modules read back and compared."
-        )
-        yield {self.exported: views.message(said, "good"), self.download: gr.update(value=str(written), visible=True)}
 
     def _moved(self, token: str, by: int) -> dict[Any, Any]:
         desk = self.shared.desk(token)
@@ -234,8 +257,11 @@ def read_recipe_from(file: Path) -> Recipe:
     return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
 
 
-def _exported(desk: Desk, recipe: Recipe, dtype: Any, format: str, on_step: Any) -> tuple[Path, int]:
+def _exported(desk: Desk, recipe: Recipe, digest: str, dtype: Any, format: str, on_step: Any) -> tuple[Path, int]:
+    """Merge, write, read back, compare: the zip, and how many modules it holds. `digest` is the desk's recipe's."""
     composition = desk.compose(on_step=on_step)
+    if composition.report.recipe_digest != digest:
+        raise Cancelled("The recipe changed meanwhile", next="export again")
     folder = Path(tempfile.mkdtemp(prefix="export-", dir=desk.exports))
     plain = "".join(c if c.isalnum() or c in "._- " else "-" for c in recipe.name).strip(". ") or "merge"
     written = export(composition, recipe, folder / f"{plain}.zip", format=format, dtype=dtype)

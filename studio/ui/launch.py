@@ -10,7 +10,11 @@ from studio.ui.theme import CSS, theme
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = False, block: bool = True) -> str:
-    """Serve the page and return its address. On a Space the host is every address, elsewhere what is given."""
+    """Serve the page and return its address. On a Space the host is every address, elsewhere what is given.
+
+    The heavy packages are loaded once the page answers: before that they would only make the first visitor wait, and
+    Gradio's own check, which gives a slow machine three seconds, fail.
+    """
     host = "0.0.0.0" if "SPACE_ID" in os.environ else host
     page = build(Settings.from_environment(host))
     page.demo.queue(default_concurrency_limit=4, max_size=256)
@@ -26,6 +30,9 @@ def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = Fa
         footer_links=["settings"],
         theme=theme(),
         css=CSS,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
     )
+    page.shared.warm.start()
+    if block:
+        page.demo.block_thread()
     return str(local)

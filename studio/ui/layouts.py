@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class Layouts:
 
     capacity: int = 64
     _kept: OrderedDict[str, Floats] = field(default_factory=OrderedDict)
+    _keys: WeakKeyDictionary[Units, str] = field(default_factory=WeakKeyDictionary)
+    _first: WeakKeyDictionary[Units, Floats] = field(default_factory=WeakKeyDictionary)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,23 +32,25 @@ class Layouts:
 
     def has(self, units: Units) -> bool:
         """Whether the UMAP picture is there."""
-        return _key(units) in self._kept
+        return self._key(units) in self._kept
 
     def positions(self, units: Units) -> Floats:
         """The best picture there is, (n, 2), of the drawn rows."""
-        key = _key(units)
+        key = self._key(units)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        return pca(_features(units))
+            if units not in self._first:
+                self._first[units] = pca(_features(units))
+            return self._first[units]
 
     def make(self, units: Units, on_step: OnStep | None = None) -> Floats:
         """The UMAP picture; one is computed at a time, it takes a core.
 
         `on_step` is never called: UMAP tells nothing.
         """
-        key = _key(units)
+        key = self._key(units)
         with self._one:
             if key not in self._kept:
                 placed = umap_layout(_features(units))
@@ -55,10 +60,12 @@ class Layouts:
                         self._kept.popitem(last=False)
             return self._kept[key]
 
+    def _key(self, units: Units) -> str:
+        """The name of the picture; made once, since hashing all features would be most of an edit's time."""
+        if units not in self._keys:
+            self._keys[units] = layout_key(_features(units))
+        return self._keys[units]
+
 
 def _features(units: Units) -> Floats:
     return units.features[drawn(units.table.energy)]
-
-
-def _key(units: Units) -> str:
-    return layout_key(_features(units))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from studio.errors import LoomError
 from studio.recipe import Source
 from studio.sources import EMBEDDED, UPLOAD, embedded_paths
 from studio.ui import views
-from studio.ui.panel import EDIT, PRIVATE, Shared, told
+from studio.ui.panel import EDIT, Job, Shared, told, told_while
 from studio.uploads import receive
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?(@[\w.-]+)?")
+_PATIENCE = 0.5  # seconds until the page says what it is waiting for
 _SUFFIXES = [".safetensors", ".bin", ".pt", ".pth", ".npz", ".zip", ".json"]
 
 
@@ -37,7 +39,7 @@ class LibraryPanel:
             )
             with gr.Row():
                 self.place = gr.Textbox(
-                    label="Hub id, or a folder of this machine",
+                    label="Hub id, or a local folder",
                     placeholder="owner/name",
                     elem_id="place",
                     scale=4,
@@ -45,7 +47,7 @@ class LibraryPanel:
                 )
                 self.add = gr.Button("Add", size="sm", scale=1, min_width=56, elem_id="add")
             self.own = gr.Dropdown(label="Or one of the studio's own", elem_id="own", choices=_own_choices())
-            self.refused = gr.HTML(elem_id="refused")
+            self.said = gr.HTML(elem_id="said")
             self.cards: list[gr.HTML] = []
             self.removes: list[gr.Button] = []
             self.rows: list[gr.Row] = []
@@ -62,7 +64,7 @@ class LibraryPanel:
 
     def components(self) -> list[Any]:
         """Cards, their rows, and the sentence for an empty library."""
-        return [*self.rows, *self.cards, self.empty, self.own, self.refused]
+        return [*self.rows, *self.cards, self.empty, self.own, self.said]
 
     def controls(self, desk: Desk) -> dict[Any, Any]:
         """One card for each adapter."""
@@ -77,45 +79,56 @@ class LibraryPanel:
     def wire(self) -> None:
         """Connect the listeners."""
         token, outputs = self.shared.token, self.shared.controls()
-        self.drop.upload(self.on_upload, [token, self.drop], [*outputs, self.drop], **PRIVATE)
+        long = {**EDIT, "trigger_mode": "multiple"}
+        self.drop.upload(self.on_upload, [token, self.drop], [*outputs, self.drop], **long)
         for trigger in (self.add.click, self.place.submit):
-            trigger(self.on_add, [token, self.place], [*outputs, self.place], trigger_mode="multiple", **PRIVATE)
-        self.own.input(self.on_own, [token, self.own], outputs, **PRIVATE)
+            trigger(self.on_add, [token, self.place], [*outputs, self.place], **long)
+        self.own.input(self.on_own, [token, self.own], outputs, **long)
         for index, button in enumerate(self.removes):
             button.click(partial(self.on_remove, index), [token], outputs, **EDIT)
 
-    @told
-    def on_upload(self, token: str, files: Sequence[str] | None) -> dict[Any, Any]:
+    @told_while
+    def on_upload(self, token: str, files: Sequence[str] | None) -> Iterator[dict[Any, Any]]:
         """Open what was dropped; what cannot be opened is listed with its reason, the rest is added."""
-        desk, failed, added = self.shared.desk(token), [], 0
+        desk, count = self.shared.desk(token), len(files or ())
+        yield {self.said: views.message(f"Opening {count} file{'s' * (count != 1)}…", "busy"), self.drop: None}
+        failed, version = [], desk.version
         for name, upload in receive([Path(file) for file in files or ()], desk.workspace):
             try:
                 if isinstance(upload, LoomError):
                     raise upload
                 desk.add(Source(path=f"{UPLOAD}{upload.name}", name=name))
-                added += 1
             except LoomError as error:
                 failed.append((name, str(error)))
-        updates = self.shared.refresh(desk) if added else {}
-        return {**updates, self.refused: views.refusals(failed), self.drop: None}
+        updates = self.shared.refresh(desk) if desk.version != version else {}
+        yield {**updates, self.said: views.refusals(failed)}
 
-    @told
-    def on_add(self, token: str, place: str) -> dict[Any, Any]:
+    @told_while
+    def on_add(self, token: str, place: str) -> Iterator[dict[Any, Any]]:
         """Open a folder of this machine, or a Hub id (`owner/name`, or `owner/name@revision`)."""
         desk, place = self.shared.desk(token), (place or "").strip()
         if not place:
             raise LoomError("Nothing was named", next="write a Hub id such as owner/name, or a folder")
-        desk.add(_source(place, desk.is_local))
-        return {**self.shared.refresh(desk), self.refused: "", self.place: ""}
+        source = _source(place, desk.is_local)
+        job, begun = Job(lambda _: desk.add(source)), time.monotonic()
+        while not job.wait(_PATIENCE):
+            where = "Fetching from the Hub" if source.hub else "Opening"
+            yield {self.said: views.message(f"{where}: {place}, {time.monotonic() - begun:.0f} s…", "busy")}
+        try:
+            job.result()
+        except LoomError as error:
+            yield {self.said: views.refusals([(place, str(error))])}
+        else:
+            yield {**self.shared.refresh(desk), self.said: "", self.place: ""}
 
     @told
     def on_own(self, token: str, path: str | None) -> dict[Any, Any]:
         """Add one of the studio's own adapters."""
-        if not path:
-            return {}
         desk = self.shared.desk(token)
+        if not path or path in {source.path for source in desk.recipe.sources}:
+            return {}
         desk.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
-        return {**self.shared.refresh(desk), self.refused: ""}
+        return {**self.shared.refresh(desk), self.said: ""}
 
     @told
     def on_remove(self, index: int, token: str) -> dict[Any, Any]:

@@ -13,6 +13,7 @@ from studio.presets import load_preset, preset_ids
 from studio.recipe import read_yaml
 from studio.text.bases import is_at_hand
 from studio.ui.analogy import AnalogyPanel
+from studio.ui.by_module import ByModulePanel
 from studio.ui.history import HistoryPanel
 from studio.ui.layouts import Layouts
 from studio.ui.learning import LearningPanel
@@ -22,6 +23,7 @@ from studio.ui.panel import PRIVATE, Shared, TabPanel, told
 from studio.ui.reading import ReadingPanel
 from studio.ui.rooms import Rooms, Settings, WarmUp
 from studio.ui.scoring import ScoringPanel
+from studio.ui.selection import SelectionPanel
 from studio.ui.units import UnitsPanel
 
 # The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
@@ -42,7 +44,9 @@ class Page:
     shared: Shared
     library: LibraryPanel
     units: UnitsPanel
+    selection: SelectionPanel
     mixer: MixerPanel
+    by_module: ByModulePanel
     reading: ReadingPanel
     history: HistoryPanel
     stored: gr.BrowserState
@@ -88,8 +92,8 @@ class Page:
         return said, gr.Timer(active=not is_done), gr.skip()
 
 
-def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
-    """Make the page. Nothing heavy is imported here; `warm_up` loads it in the background."""
+def build(settings: Settings | None = None) -> Page:
+    """Make the page. Nothing heavy is imported here: `shared.warm` loads it in the background, once it is started."""
     rooms = Rooms(settings or Settings.from_environment())
     layouts = Layouts()
     with gr.Blocks(title="LoRA Loom", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
@@ -97,7 +101,7 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
         stored = gr.BrowserState(dict(_STORED), storage_key="lora-loom", secret="lora-loom")  # not secret: see on_load
         clock = gr.Timer(1.0)
         history = HistoryPanel(shared)
-        with gr.Row(elem_id="top"):
+        with gr.Row(elem_id="top", elem_classes="beside"):
             gr.Markdown("# LoRA Loom", elem_id="title")
             history.build_bar()
         warming = gr.HTML(elem_id="warming")
@@ -106,21 +110,25 @@ def build(settings: Settings | None = None, *, warm_up: bool = True) -> Page:
             with gr.Tab("Compose"):
                 with gr.Row(elem_id="upper"):
                     library = LibraryPanel(shared)
-                    units = UnitsPanel(shared, layouts)
-                    mixer = MixerPanel(shared)
+                    with gr.Column(scale=7, min_width=340, elem_id="units"):
+                        units = UnitsPanel(shared, layouts)
+                        selection = SelectionPanel(shared, units)
+                    with gr.Column(scale=5, min_width=320, elem_id="mixer"), gr.Tabs():
+                        mixer, by_module = MixerPanel(shared), ByModulePanel(shared)
+                        selection.build_tab()
                 with gr.Row(elem_id="lower"):
                     reading = ReadingPanel(shared)
                     history.build_tabs()
             for label, panel in TABS:
                 with gr.Tab(label) as tab:
                     opened[label] = (tab, panel(shared))
-        shared.panels.extend([library, units, mixer, reading, history])
-        page = Page(demo, shared, library, units, mixer, reading, history, stored, warming, clock, opened)
+        shared.panels.extend([library, units, selection, mixer, by_module, reading, history])
+        page = Page(
+            demo, shared, library, units, selection, mixer, by_module, reading, history, stored, warming, clock, opened
+        )
         page.wire()
         for tab, room in opened.values():
             room.wire(tab)
-    if warm_up:
-        shared.warm.start()
     return page
 
 

@@ -134,9 +134,8 @@ def told_while(handler: Handler) -> Handler:
 
 
 def as_message(error: LoomError) -> gr.Error:
-    """A typed error as the page's own message."""
-    why = " ".join(f"{part}." for part in (error.why, error.next) if part)
-    return gr.Error(why or "Nothing was changed.", title=error.what, duration=12, print_exception=False)
+    """A typed error as the page's own message. All of it is in the text: Gradio's toasts show no title but "Error"."""
+    return gr.Error(str(error), duration=12, print_exception=False)
 
 
 class Job:

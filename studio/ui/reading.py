@@ -36,7 +36,7 @@ class ReadingPanel:
                     placeholder="Type a prompt, or pick one",
                     lines=1,
                     max_lines=3,
-                    scale=6,
+                    scale=5,
                     elem_id="prompt",
                     min_width=200,
                 )
@@ -45,11 +45,11 @@ class ReadingPanel:
                     label="Pick a prompt",
                     scale=3,
                     elem_id="pick-prompt",
-                    min_width=140,
+                    min_width=200,
                     value=None,
                 )
-                self.write = gr.Button("Write", variant="primary", size="sm", min_width=70, scale=1, elem_id="write")
-                self.halt = gr.Button("Stop", size="sm", min_width=56, scale=1, elem_id="stop")
+                self.write = gr.Button("Write", variant="primary", size="sm", min_width=66, scale=0, elem_id="write")
+                self.halt = gr.Button("Stop", size="sm", min_width=56, scale=0, elem_id="stop")
             self.columns = gr.HTML(
                 views.message("Type a prompt: base, sources and merge write side by side."), elem_id="columns"
             )
@@ -167,7 +167,7 @@ class ReadingPanel:
     @told
     def on_stop(self, token: str) -> None:
         """Stop writing; the sliders start it again."""
-        self.shared.desk(token).version += 1
+        self.shared.desk(token).stop()
 
     @told_while
     def on_version(self, token: str) -> Iterator[str]:

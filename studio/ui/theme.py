@@ -6,7 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
-CSS = (Path(__file__).parent / "static" / "page.css").read_text()
+# `page.css` is the Compose tab's; every other room adds `page-ROOM.css`.
+CSS = "\n".join(path.read_text() for path in sorted((Path(__file__).parent / "static").glob("page*.css")))
 
 
 def theme() -> gr.Theme:
@@ -29,6 +30,8 @@ def theme() -> gr.Theme:
         block_border_width="0px",
         block_background_fill="*background_fill_primary",
         block_background_fill_dark="*background_fill_primary",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
         block_title_text_size="11px",
         block_title_text_color="*body_text_color_subdued",
         block_info_text_size="11px",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from studio.adapter import Finding
@@ -131,6 +132,33 @@ def modules(rows: Sequence[ModuleReport]) -> str:
         "<th scope='col' title='of the result'>‖result‖</th>"
         "<th scope='col' title='between the two'>cosine</th><th scope='col'>kept</th>"
         f"<th scope='col' title='the largest cosine between two sources'>overlap</th></tr>{body}</table></div>{more}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRow:
+    """One selected unit: `index` counts from 1, `energy` is its share within its adapter, `factor` its edit."""
+
+    adapter: str
+    module: str
+    index: int
+    energy: float
+    factor: float
+
+
+def units(rows: Sequence[UnitRow], count: int) -> str:
+    """The selected units, of most energy first."""
+    body = "".join(
+        f"<tr><th scope='row'>{escape(row.module)}</th><td>{escape(row.adapter)}</td><td>{row.index}</td>"
+        f"<td>{row.energy:.2%}</td><td>{row.factor:g}</td></tr>"
+        for row in rows
+    )
+    more = f"<p>The {len(rows)} of most energy, of {count:,}.</p>" if len(rows) < count else ""
+    return (
+        "<div class='scroll'><table class='modules'><tr><th scope='col'>module</th><th scope='col'>adapter</th>"
+        "<th scope='col' title='its number in the module, strongest first for canonical units'>unit</th>"
+        "<th scope='col' title='share within its adapter'>energy</th>"
+        f"<th scope='col' title='0 mutes, 1 leaves as it is'>factor</th></tr>{body}</table></div>{more}"
     )
 
 

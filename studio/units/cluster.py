@@ -188,7 +188,10 @@ def _still(
 
 def _disjoint(gain: torch.Tensor, source: torch.Tensor, target: torch.Tensor, k: int) -> torch.Tensor:
     """Which moves (P, n) are the best for both of the clusters they touch; ranks, unlike gains, have no ties."""
-    rank = gain.argsort(dim=1, stable=True).argsort(dim=1)
+    order = gain.argsort(dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
     best = torch.zeros((len(rank), k), dtype=rank.dtype, device=rank.device)
     best.scatter_reduce_(1, source, rank, "amax").scatter_reduce_(1, target, rank, "amax")
     return (rank == best.gather(1, source)) & (rank == best.gather(1, target))

@@ -46,7 +46,7 @@ class UnitTable:
         return len(self.adapter)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Units:
     """The table (N rows), the inner products within each module, and the features (N, d) float32 to lay out.
 

@@ -189,7 +189,7 @@ def test_uploads_by_chooser_and_by_drop(visit: Visit, tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"ab")
     visit.give("drop", [broken])
-    expect(visit.part("refused").get_by_role("alert")).to_contain_text("2 bytes")
+    expect(visit.part("said").get_by_role("alert")).to_contain_text("2 bytes")
     expect(visit.cards()).to_have_count(5)
 
 

@@ -39,6 +39,8 @@ def test_nothing_overlaps_or_overflows(themed: tuple[str, Visit], width: int, he
     visit.until(f"document.querySelector('#map .plot').getBoundingClientRect().right <= {width}")
     visit.page.screenshot(path=tmp_path / f"{theme}-{width}.png", full_page=True)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    if width >= 1000:  # one screen, no scrolling
+        assert visit.page.evaluate("document.documentElement.scrollHeight") <= height
     boxes = {name: visit.part(name).bounding_box() for name in PANELS}
     assert all(box is not None and box["width"] > 200 for box in boxes.values())
     assert [pair for pair in combinations(PANELS, 2) if _overlap(*(boxes[name] for name in pair))] == []  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ SWEEP = (["cat"], "1; 0.5", "1", "0", "", "")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return build(Settings(tmp_path_factory.mktemp("rooms")), warm_up=False)
+    return build(Settings(tmp_path_factory.mktemp("rooms")))
 
 
 @pytest.fixture

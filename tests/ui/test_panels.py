@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.fixtures import peft_folder
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
     """A page that nothing warms up."""
-    return build(Settings(tmp_path / "rooms"), warm_up=False)
+    return build(Settings(tmp_path / "rooms"))
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def token(page: Page, tmp_path: Path) -> str:
     """A visitor with two random adapters on the desk."""
     token, desk, _ = page.shared.rooms.enter(None)
     for seed, name in enumerate(("one", "two")):
-        page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed)))
+        last(page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed))))
     assert len(desk.units().table.adapters) == 2  # the map has been drawn
     return token
 
@@ -64,31 +65,34 @@ def test_a_refused_merge_is_a_message_and_the_page_goes_on(page: Page, token: st
 
 
 def test_errors_say_what_why_and_what_next(page: Page, token: str, tmp_path: Path) -> None:
+    said = last(page.library.on_add(token, str(tmp_path / "nothing")))[page.library.said]
+    assert "not there" in said
+    assert "Hub id" in said
     with pytest.raises(gr.Error) as caught:
-        page.library.on_add(token, str(tmp_path / "nothing"))
-    assert "not there" in caught.value.title
-    assert "Hub id" in caught.value.message
+        page.selection.on_mute(token)
+    assert "No units" in caught.value.message
+    assert "lasso" in caught.value.message
 
 
 def test_weights_by_module_reach_the_recipe_and_back(page: Page, token: str) -> None:
     desk = page.shared.desk(token)
-    table = page.mixer.on_grouping(token, "type")["value"]
+    table = page.by_module.on_grouping(token, "type")["value"]
     import pandas
 
     rows = [[*row[:1], 0.25, row[2]] if i == 0 else row for i, row in enumerate(table["data"])]
-    page.mixer.on_table(token, "type", pandas.DataFrame(rows, columns=table["headers"]))
+    page.by_module.on_table(token, "type", pandas.DataFrame(rows, columns=table["headers"]))
     changed = {desk.recipe.sources[0].weight_for(name, desk.recipe.weights[0]) for name in desk.module_names()}
     assert changed == {0.25, desk.recipe.weights[0]}
     assert not desk.recipe.sources[1].modules
-    page.mixer.on_reset(token, "type")
+    page.by_module.on_reset(token, "type")
     assert not desk.recipe.sources[0].modules
 
 
 def test_the_lasso_mutes_and_undo_restores(page: Page, token: str) -> None:
     desk = page.shared.desk(token)
-    picked = page.units.on_pick(token, {"how": "lasso", "ids": [0, 2, 5]})  # type: ignore[arg-type]
+    picked = page.selection.on_pick(token, {"how": "lasso", "ids": [0, 2, 5]})  # type: ignore[arg-type]
     assert "3 units" in picked[1]
-    page.units.on_mute(token)
+    page.selection.on_mute(token)
     assert [i for i, factor in enumerate(desk.factors()) if factor == 0] == [0, 2, 5]
     page.history.on_undo(token)
     assert set(desk.factors()) == {1.0}
@@ -97,7 +101,7 @@ def test_the_lasso_mutes_and_undo_restores(page: Page, token: str) -> None:
 @pytest.mark.parametrize("event", [{"how": "lasso", "ids": [10**9]}, {"how": "x", "ids": []}, {"ids": "all"}, None])
 def test_a_hostile_selection_is_refused(page: Page, token: str, event: object) -> None:
     with pytest.raises(gr.Error):
-        page.units.on_pick(token, event)  # type: ignore[arg-type]
+        page.selection.on_pick(token, event)  # type: ignore[arg-type]
 
 
 def test_the_centroids_follow_k(page: Page, token: str) -> None:
@@ -120,7 +124,7 @@ def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: 
     with pytest.raises(gr.Error, match="Add it to the library"):  # exports carry no paths of this machine
         page.history.on_open(other, str(kept))
     for name in ("one", "two"):
-        page.library.on_add(other, str(tmp_path / name))
+        last(page.library.on_add(other, str(tmp_path / name)))
     updates = page.history.on_open(other, str(kept))
     assert updates[page.mixer.weights[1]]["value"] == 1.25
     assert updates[page.history.name] == "my mix"
@@ -132,17 +136,17 @@ def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"ab")
     files = [*map(str, sorted(folder.iterdir())), str(broken)]
-    updates = page.library.on_upload(token, files)
+    updates = last(page.library.on_upload(token, files))
     assert desk.adapters[0].ranks == (2,)
-    assert "broken" in updates[page.library.refused]
-    assert "2 bytes" in updates[page.library.refused]
+    assert "broken" in updates[page.library.said]
+    assert "2 bytes" in updates[page.library.said]
 
 
 def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
     token, _, _ = page.shared.rooms.enter(None)
     evil = "<img src=x onerror=alert(1)>"
     peft_folder(tmp_path / "evil", base=evil, modules={evil: (6, 5)})
-    page.library.on_add(token, str(tmp_path / "evil"))
+    last(page.library.on_add(token, str(tmp_path / "evil")))
     cards = page.library.controls(page.shared.desk(token))
     report = last(page.mixer.on_version(token))
     shown = [cards[page.library.cards[0]], report[page.mixer.modules], report[page.mixer.report]]
@@ -175,7 +179,7 @@ def test_a_reload_finds_the_desk_and_a_restart_the_recipe(page: Page, token: str
     back = page.on_load(stored)
     assert back[page.shared.token] == token
     assert back[page.mixer.weights[0]]["value"] == 0.6
-    restarted = build(Settings(tmp_path / "rooms"), warm_up=False)
+    restarted = build(Settings(tmp_path / "rooms"))
     again = restarted.on_load(stored)
     assert again[restarted.mixer.weights[0]]["value"] == 0.6
 
@@ -191,3 +195,20 @@ def test_every_listener_is_private_and_every_control_is_named(page: Page) -> Non
         and not block["props"].get("label")
     ]
     assert unnamed == ["slider"] * MAX_SOURCES  # the pool of weights: named when an adapter takes one
+
+
+def test_every_control_has_its_row_in_the_docs(page: Page) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "page.md").read_text(encoding="utf-8")
+    told = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
+    parts = [part for panel in page.shared.panels for part in vars(panel).values()]
+    controls = [p for p in parts if isinstance(p, gr.components.Component) and not isinstance(p, gr.HTML | gr.Markdown)]
+    names = {str(part.label or getattr(part, "value", "")) for part in controls}
+    assert len(names) > 40
+    assert names - told == set()
+    assert told - names <= {"control", "---", "a slider for each adapter"}
+
+
+def test_the_picture_in_the_readme_is_there() -> None:
+    root = Path(__file__).parents[2]
+    for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", (root / "README.md").read_text(encoding="utf-8")):
+        assert 0 < (root / picture).stat().st_size < 500_000

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from studio.desk import MAX_SOURCES, Desk
-from studio.errors import BadRecipe, CannotMerge, LoomError
+from studio.errors import BadRecipe, Cancelled, CannotMerge, LoomError
 from studio.recipe import Source, read_yaml
 from tests.fixtures import peft_folder
 
@@ -152,3 +153,31 @@ def test_scopes_that_are_gone_mean_everything(desk: Desk) -> None:
     assert desk.scope().layer == layer
     desk.look(scope="nowhere.7")
     assert desk.scope().layer is None
+
+
+def test_stop_ends_a_merge_and_the_next_edit_starts_anew(desk: Desk) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        desk.stop()
+
+    desk.edit("method", method="svd", knobs={"rank": 2})
+    assert len({module.shape for module in desk.adapters[0].modules.values()}) > 1  # more than one batch
+    with pytest.raises(Cancelled):
+        desk.compose(on_step=stop)
+    assert 0 < desk.progress[0] < desk.progress[1]
+    desk.edit_source(0, "weight of one", weight=0.5)
+    assert desk.compose().report.sources[0].weight == 0.5
+
+
+def test_a_look_does_not_end_a_merge_and_those_who_ask_at_once_share_it(desk: Desk) -> None:
+    steps: list[int] = []
+
+    def look(done: int, total: int, what: str) -> None:
+        steps.append(done)
+        desk.look(prompt=f"prompt {done}")
+        desk.version += 1
+
+    desk.edit("method", method="svd", knobs={"rank": 2})
+    with ThreadPoolExecutor(4) as pool:
+        found = [asked.result() for asked in [pool.submit(desk.compose, on_step=look) for _ in range(4)]]
+    assert len(set(map(id, found))) == 1
+    assert steps == sorted(set(steps))  # one merge told its progress
