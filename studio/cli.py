@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from studio.cli_analogy import add_verb
 from studio.cli_learn import add_verbs
+from studio.cli_route import add_route
 from studio.errors import BadRecipe, LoomError
 from studio.formats import WRITERS
 from studio.merging import method_by_id, methods
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _merge_arguments(verbs.add_parser("merge", help="merge adapters, or run a recipe"))
     add_verbs(verbs.add_parser)
     add_verb(verbs.add_parser)
+    add_route(verbs.add_parser)
     return parser
 
 

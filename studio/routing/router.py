@@ -102,6 +102,10 @@ class Router:
         """The mixing weights (..., n) for features (..., D)."""
         return self.mix(self.log_policy(x, group))
 
+    def to(self, device: Any) -> Router:
+        """The same on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+
     def save(self, path: Path) -> Path:
         """Write it as one safetensors file with its description as metadata."""
         from safetensors.numpy import save
@@ -167,8 +171,3 @@ def _about(text: str) -> Mapping[str, Any]:
     if not (strings and lists and numbers and isinstance(found["base"], str | None)):
         raise ValueError("a field of its description is of another type")
     return {**found, "names": tuple(found["names"]), "groups": tuple(found["groups"])}
-
-
-def as_kind(router: Router, kind: Kind) -> Router:
-    """The same scores, mixed in another way."""
-    return replace(router, kind=kind)

@@ -95,12 +95,16 @@ class Result:
     trained: Trained
 
 
-def run_toy(toy: Toy, kind: Kind, *, samples: int = 2, frozen: bool = True, steps: int = 3000, seed: int = 0) -> Result:
+def run_toy(
+    toy: Toy, kind: Kind, *, samples: int = 2, frozen: bool = True, steps: int = 3000, seed: int = 0, start: float = 0.1
+) -> Result:
     """Train one router on the toy: Adam 3e-3, batch 128, the paper's P x without centring."""
     g = torch.Generator().manual_seed(1000 + seed)
     down, up = (toy.down, toy.up) if frozen else _drawn(g)
     world = Features(toy.inputs, _Error(toy, down, up))
-    router = plain(fresh([f"expert {i + 1}" for i in range(EXPERTS)], [toy.inputs], k=CHOSEN, kind=kind, seed=seed))
+    router = plain(
+        fresh([f"expert {i + 1}" for i in range(EXPERTS)], [toy.inputs], k=CHOSEN, kind=kind, seed=seed, start=start)
+    )
     schedule = Schedule(3e-3, steps, 128, warm_up=0.0, check_every=max(1, steps // 10), patience=100_000, seed=seed)
     settings = Settings(samples, entropy=0.0, ratio=1.0, schedule=schedule)
     rows = torch.arange(_ROWS), torch.arange(_ROWS, _ROWS + 256)

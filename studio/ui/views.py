@@ -67,10 +67,19 @@ def refusals(found: Sequence[tuple[str, str]]) -> str:
     return f"<div class='refused-list' role='alert'><ul>{rows}</ul></div>" if rows else ""
 
 
+def figures(tiles: Sequence[tuple[str, str, str]]) -> str:
+    """(label, value, hint) as tiles."""
+    return f"<dl class='figures'>{''.join(_tile(*tile) for tile in tiles)}</dl>"
+
+
+def _tile(label: str, value: str, hint: str) -> str:
+    return f"<div title='{escape(hint)}'><dt>{label}</dt><dd>{value}</dd></div>"
+
+
 def report(found: Report) -> str:
     """The figures of a merge, warnings first, then cosines."""
     to_sum = "–" if found.cosine_to_sum is None else f"{found.cosine_to_sum:.4f}"
-    figures = [
+    tiles = [
         ("Kept energy", f"{found.kept_energy:.2%}", "share of the squared norm that the result's rank holds"),
         (
             "Cosine to sum",
@@ -85,13 +94,10 @@ def report(found: Report) -> str:
             "for this merge",
         ),
     ]
-    tiles = "".join(
-        f"<div title='{escape(hint)}'><dt>{label}</dt><dd>{value}</dd></div>" for label, value, hint in figures
-    )
     warnings = "".join(f"<li>{escape(text)}</li>" for text in found.warnings)
     extras = "" if found.extras == "none" else f"<p>Heads, biases and other full tensors: {escape(found.extras)}.</p>"
     return (
-        f"<dl class='figures'>{tiles}</dl><p class='advice'>{escape(found.advice)}</p>"
+        f"{figures(tiles)}<p class='advice'>{escape(found.advice)}</p>"
         f"{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{extras}"
         f"{cosines([source.name for source in found.sources], found.cosines)}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,18 @@ import torch
 
 from studio.adapter import Adapter
 from studio.compose import Sources, compose, recipe_for
-from studio.errors import BadRecipe
+from studio.errors import BadRecipe, LoomError
 from studio.learning.fit import Schedule
+from studio.routing.answer import answered_by, write
 from studio.routing.baselines import Fixed, oracle, try_subsets
 from studio.routing.library import arrow, judge_library, xlora
 from studio.routing.measures import Measures
-from studio.routing.router import BASE
+from studio.routing.router import BASE, Router
 from studio.routing.tasks import Labelled, named_items, skill_items
 from studio.routing.text import Shape, TextWorld, fresh_router, judge, learn_router, split_rows, text_world
 from studio.routing.train import Settings
 from studio.text.bases import TextBase
+from studio.text.decoding import Decoding
 from studio.text.rows import Block, stack_factors, view_with_rows
 from studio.text.score import answer_logits
 from studio.text.skills import Item
@@ -194,3 +196,71 @@ def test_a_router_by_layer_refuses_what_lies_in_no_layer(
     head = adapter(tmp_path / "head", "llama", ["embed_tokens"], 0)
     with pytest.raises(BadRecipe, match="lies in no layer"):
         text_world(pieces[0], [head, *pieces[1]], ITEMS, Shape(reads="layer"))
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["remix", "softmax"])
+@pytest.mark.parametrize("reads", ["embedding", "hidden", "layer"])
+@pytest.mark.parametrize("granularity", ["sequence", "token"])
+def test_what_it_writes_is_what_teacher_forcing_says(
+    pieces: tuple[TextBase, list[Adapter]], kind: str, reads: str, granularity: str
+) -> None:
+    """Greedy writing with caches, then the whole text read at once: the arg max before each token is that token."""
+    lm, adapters = pieces
+    shape = Shape(kind=kind, reads=reads, granularity=granularity, seed=3)  # type: ignore[arg-type]
+    router = fresh_router(text_world(lm, adapters, ITEMS, shape), shape, ROWS)
+    router = replace(router, weight=20 * router.weight)  # decided, and differently by token
+    *_, found = write(lm, adapters, router, "ab", Decoding(max_tokens=8, every=3))
+    assert found.pieces
+    again = text_world(lm, adapters, [Labelled(Item("ab", found.text), "x")] * 2, shape)
+    part = again.table
+    again.answers(torch.tensor([0]), Inference(router))
+    logits, targets = answer_logits(again.mixture.view, part.take(torch.tensor([0])))
+    written = len(found.pieces)
+    assert logits.argmax(-1)[:written].tolist() == targets[:written].tolist()
+    assert all(sum(piece.shares) == pytest.approx(1.0) for piece in found.pieces)
+    labels = found.labels()
+    assert set(labels) <= {"a", "b"}
+    assert len(set(labels)) == 1 or granularity == "token"
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A router's inference as a decision."""
+
+    router: Router
+
+    def __call__(self, x: torch.Tensor, group: int = 0, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.router.route(x, group)
+
+
+def test_writing_stops_when_told(pieces: tuple[TextBase, list[Adapter]]) -> None:
+    lm, adapters = pieces
+    router = fresh_router(world_of(pieces), Shape(), ROWS)
+    *_, found = write(lm, adapters, router, "ab", stop=lambda: True)
+    assert found.pieces == ()
+
+
+def test_who_answered_is_told_by_name() -> None:
+    names = ("a", "b", BASE)
+    assert answered_by((0.5, 0.0, 0.5), names, 2) == "a"
+    assert answered_by((0.5, 0.5, 0.0), names, 2) == "a + b"
+    assert answered_by((0.0, 0.0, 1.0), names, 1) == BASE
+
+
+def test_routers_of_other_adapters_or_bases_are_refused(pieces: tuple[TextBase, list[Adapter]]) -> None:
+    lm, adapters = pieces
+    router = fresh_router(world_of(pieces), Shape(), ROWS)
+    with pytest.raises(BadRecipe, match="does not fit these adapters"):
+        write(lm, adapters[:1], router, "ab")
+    with pytest.raises(BadRecipe, match="does not fit these adapters"):
+        write(lm, adapters, replace(router, reads="pixels"), "ab")
+    with pytest.raises(BadRecipe, match="does not fit this base"):
+        write(lm, adapters, replace(router, groups=("model.layers.7",), reads="layer"), "ab")
+    wide = replace(router, center=torch.ones(1, 9), weight=torch.ones(1, 2, 9))
+    with pytest.raises(BadRecipe, match="does not fit this base"):
+        write(lm, adapters, wide, "ab")
+    with pytest.raises(LoomError, match="Shorten"):
+        write(lm, adapters, router, "a" * 80)

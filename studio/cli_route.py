@@ -1,0 +1,205 @@
+"""The verb `route` of the command line: train a router over adapters, judge it, or let one write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.errors import BadRecipe
+
+if TYPE_CHECKING:
+    from studio.adapter import Adapter
+    from studio.routing.text import Judged, Shape, TextWorld
+    from studio.routing.train import Settings, Step
+    from studio.text.bases import TextBase
+
+KINDS = ("remix", "softmax", "topk", "uniform")
+BESIDE = ("uniform", "oracle", "arrow")
+
+
+def add_route(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the verb by a subparsers' `add_parser`."""
+    route = add("route", help="train a router that chooses adapters for each prompt, or use one")
+    route.add_argument("paths", nargs="+", metavar="PATH", help="adapters, Hub ids (owner/name), loom:NAME")
+    route.add_argument("--base", help="folder or Hub id of the base model; default: the one the adapters name")
+    route.add_argument("--examples", metavar="TASK", help="train on SKILL,SKILL,… or a JSONL of prompts and answers")
+    route.add_argument("--count", type=int, default=40, help="items of each skill, or of the file; default 40")
+    route.add_argument("--test", metavar="TASK", help="judge it by SKILL,SKILL:SPLIT, or another JSONL")
+    route.add_argument("--n", type=int, default=40, help="test items of each skill, or of the file; default 40")
+    route.add_argument("--router", type=Path, metavar="FILE", help="use this router, instead of training one")
+    route.add_argument("--prompt", metavar="TEXT", help="continue this by the router")
+    route.add_argument("--tokens", type=int, default=40, help="of the continuation; default 40")
+    route.add_argument("-o", "--out", type=Path, metavar="FILE", help="the router to write, safetensors")
+    route.add_argument(
+        "--out-adapters", type=Path, metavar="FOLDER", help="train the adapters too, and write them here"
+    )
+    _router_arguments(route)
+    route.add_argument("--beside", default="", metavar="NAME,…", help=f"judge these too: {', '.join(BESIDE)}")
+    route.add_argument("--seed", type=int, default=0)
+    route.add_argument("--json", action="store_true", help="print the figures as JSON")
+    route.set_defaults(run=_route)
+
+
+def _router_arguments(route: argparse.ArgumentParser) -> None:
+    route.add_argument("--kind", choices=KINDS, default="remix")
+    route.add_argument("--k", type=int, default=1, help="adapters for each decision; default 1")
+    route.add_argument("--omega", type=float, default=1.0, help="the weight of a chosen adapter; default 1")
+    route.add_argument("--samples", type=int, default=4, help="M, selections drawn of each example; default 4")
+    route.add_argument("--granularity", choices=("sequence", "token"), default="sequence")
+    route.add_argument("--reads", choices=("embedding", "hidden", "layer"), default="hidden")
+    route.add_argument("--with-base", action="store_true", help="the bare base is a choice, too")
+    route.add_argument("--entropy", type=float, default=1e-2, help="the entropy bonus; default 0.01")
+    route.add_argument("--ratio", type=float, default=5.0, help="router's rate over the adapters'; default 5")
+    route.add_argument("--rate", type=float, help="default 0.1; 0.001 where adapters are trained")
+    route.add_argument("--steps", type=int, default=200)
+    route.add_argument("--batch", type=int, default=8)
+
+
+def _route(options: argparse.Namespace) -> int:
+    from studio.recipe import parse
+    from studio.routing.router import load_router
+    from studio.sources import open_sources, source_fields
+    from studio.text.bases import find_base, open_base
+
+    if (options.examples is None) == (options.router is None):
+        raise BadRecipe("There is nothing to route by", "either --examples or --router is needed", "give one of them")
+    adapters = open_sources(parse({"sources": [source_fields(path) for path in options.paths]})).adapters
+    router = load_router(options.router) if options.router else None
+    base = open_base(options.base or find_base(adapters))
+    if router is None:
+        router, adapters = _trained(options, base, adapters)
+    if options.test:
+        _judged(options, base, adapters, router)
+    if options.prompt:
+        _written(options, base, adapters, router)
+    return 0
+
+
+def _shape(options: argparse.Namespace) -> Shape:
+    from studio.routing.text import Shape
+
+    return Shape(
+        options.k,
+        options.omega,
+        options.kind,
+        options.granularity,
+        options.reads,
+        options.with_base,
+        options.seed,
+    )
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from studio.learning.fit import Schedule
+    from studio.routing.train import Settings
+
+    rate = options.rate or (1e-3 if options.out_adapters else 0.1)
+    every = max(1, options.steps // 10)
+    schedule = Schedule(rate, options.steps, options.batch, check_every=every, patience=1000, seed=options.seed)
+    return Settings(options.samples, options.entropy, options.ratio, schedule)
+
+
+def _trained(
+    options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...]
+) -> tuple[Any, tuple[Adapter, ...]]:
+    """The trained router, written where it was asked for, and the adapters as they are then."""
+    from studio.routing.tasks import named_items
+    from studio.routing.text import learn_router, text_world
+
+    shape, settings, frozen = _shape(options), _settings(options), options.out_adapters is None
+    items = named_items(options.examples, options.count, options.seed, k=shape.k)
+    world = text_world(base, adapters, items, shape, frozen=frozen)
+    found = learn_router(world, shape, settings, on_step=_step)
+    best = min(loss for _, loss in found.state.valid)
+    _say(f"{found.state.step} steps, lowest validation loss {best:.4f}")
+    if options.out:
+        _say(f"{found.router.save(options.out)}: {len(found.router.names)} choices")
+    if not frozen:
+        adapters = world.mixture.trained(found.tensors)
+        for adapter in adapters:
+            adapter.save(options.out_adapters / adapter.name)
+            _say(f"{options.out_adapters / adapter.name}: read back and compared")
+    return found.router, adapters
+
+
+def _judged(options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...], router: Any) -> None:
+    from studio.routing.answer import check_fits
+    from studio.routing.router import BASE
+    from studio.routing.tasks import named_items
+    from studio.routing.text import Shape, judge, text_world
+
+    items = named_items(options.test, options.n, options.seed + 1, k=router.k)
+    shape = Shape(router.k, router.omega, router.kind, router.granularity, router.reads, BASE in router.names)
+    world = text_world(base, check_fits(router, adapters), items, shape)
+    rows = {"router": judge(world, router.to(base.model.device))}
+    for name in filter(None, options.beside.split(",")):
+        rows[name] = _beside(name, world, router)
+    if options.json:
+        print(json.dumps({name: _figures(row, world) for name, row in rows.items()}))
+        return
+    for name, row in rows.items():
+        print(_line(name, row, world))
+
+
+def _beside(name: str, world: TextWorld, router: Any) -> Judged:
+    """A router without training, judged on the same items."""
+    from dataclasses import replace
+
+    from studio.late import torch
+    from studio.routing.baselines import oracle
+    from studio.routing.library import arrow, judge_library
+    from studio.routing.text import judge
+
+    rows, total = torch.arange(len(world)), router.k * router.omega
+    if name == "uniform":
+        return judge(world, replace(router, kind="uniform"))
+    if name == "oracle":
+        return oracle(world, router.k, rows, omega=router.omega)
+    if name == "arrow":
+        return judge_library(world, arrow(world, router.k, total=total), rows, total=total)
+    raise BadRecipe(f"{name!r} cannot stand beside a router", f"there are {', '.join(BESIDE)}")
+
+
+def _figures(row: Judged, world: TextWorld) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"exact": 100 * float(row.right.mean()), "names": world.names, "tasks": world.labels.tasks} | asdict(
+        row.measures
+    )
+
+
+def _line(name: str, row: Judged, world: TextWorld) -> str:
+    found = row.measures
+    load = " ".join(f"{choice} {share:.0%}" for choice, share in zip(world.names, found.load, strict=True))
+    truth = "" if found.found is None else f"  right choice {found.found:.0%}"
+    return (
+        f"{name:10} exact {100 * row.right.mean():5.1f} %  loss {found.loss:.3f}  ESS {found.support:.2f} "
+        f"(10th percentile {found.support_low:.2f})  H(q) {found.entropy:.2f}{truth}  load: {load}"
+    )
+
+
+def _written(options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...], router: Any) -> None:
+    from itertools import groupby
+
+    from studio.routing.answer import write
+    from studio.text.decoding import Decoding
+
+    *_, found = write(base, adapters, router, options.prompt, Decoding(max_tokens=options.tokens))
+    pieces = list(zip(found.labels(), found.pieces, strict=True))
+    for label, run in groupby(pieces, key=lambda one: one[0]):
+        print(f"[{label}]{''.join(piece.text for _, piece in run)}")
+
+
+def _step(step: Step) -> None:
+    if sys.stderr.isatty():
+        found = step.measures
+        end = "\n" if step.step == step.steps else ""
+        print(f"\r{step.step}/{step.steps} valid {found.loss:.4f} H(q) {found.entropy:.2f}", end=end, file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,82 @@
+"""The verb `route`: train, write, judge beside others, and let the router write; one line of trouble."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from studio import cli
+from studio.formats import open_adapter
+from studio.routing.router import load_router
+
+PAIR = ("loom:math", "loom:shout")
+FAST = ("--count", "3", "--steps", "2", "--batch", "2", "--samples", "2")
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = cli.main(["route", *(str(argument) for argument in arguments)])
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("router") / "r.safetensors"
+    skills = "math,shout,math+shout"
+    assert cli.main(["route", *PAIR, "--examples", skills, "--k", "2", "--with-base", *FAST, "-o", str(out)]) == 0
+    return out
+
+
+def test_a_router_is_trained_and_written(router: Path) -> None:
+    found = load_router(router)
+    assert found.names == ("math", "shout", "(base)")
+    assert (found.k, found.kind, found.granularity, found.reads) == (2, "remix", "sequence", "hidden")
+    assert found.base == "lora-loom/text-base"
+
+
+def test_it_is_judged_beside_others_as_json(router: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    beside = ("--beside", "uniform,oracle,arrow", "--json")
+    status, out, _ = call(capsys, *PAIR, "--router", router, "--test", "math,shout:test", "--n", 2, *beside)
+    found = json.loads(out)
+    assert status == 0
+    assert list(found) == ["router", "uniform", "oracle", "arrow"]
+    assert found["router"]["support"] == found["oracle"]["support"] == 2
+    assert found["uniform"]["support"] == pytest.approx(3)
+    assert found["oracle"]["loss"] <= found["router"]["loss"] + 1e-6
+    assert found["router"]["tasks"] == ["math", "shout"]
+
+
+def test_it_writes_and_says_who_answered(router: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "Question: What is two plus three?\nAnswer in capitals:"
+    status, out, _ = call(capsys, *PAIR, "--router", router, "--prompt", prompt, "--tokens", 3)
+    assert status == 0
+    assert out.startswith("[")
+
+
+def test_adapters_can_be_trained_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(
+        "".join(json.dumps({"prompt": f"Question: {i}\nAnswer:", "answer": "yes"}) + "\n" for i in range(4))
+    )
+    status, _, err = call(capsys, *PAIR, "--examples", file, *FAST, "--out-adapters", tmp_path / "out")
+    assert status == 0, err
+    assert open_adapter(tmp_path / "out" / "math").rank == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "either --examples or --router"),
+        (("--examples", "math", "--k", "9"), "lies between 1"),
+        (("--examples", "math", "--samples", "1"), "lies between 2"),
+        (("--examples", "nothing.jsonl"), "no skill and no file"),
+        (("--router", "nothing.safetensors"), "is no router"),
+    ],
+)
+def test_trouble_is_one_line(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, *PAIR, *arguments)
+    assert (status, out) == (1, "")
+    line = err.splitlines()[-1]
+    assert line.startswith("loom: ")
+    assert said in line
