@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from studio.routing.train import Settings, Step
     from studio.text.bases import TextBase
 
-KINDS = ("remix", "softmax", "topk", "uniform")
+KINDS = ("remix", "softmax", "topk")
 BESIDE = ("uniform", "oracle", "arrow")
 
 

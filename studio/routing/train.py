@@ -246,9 +246,13 @@ def train(
     """Train a fresh router on a world's training rows, and keep the step that the validation rows like best.
 
     `rows` are (training, validation); `adapters` are tensors that the world's losses depend on and that are trained
-    too. `stop()` true ends the run with what there is; `resume` takes one up. Raises `BadRecipe` for no rows.
+    too. `stop()` true ends the run with what there is; `resume` takes one up. Raises `BadRecipe` for no rows, and for
+    routers that have nothing to learn.
     """
     settings = settings or Settings()
+    if router.kind == "uniform" or (router.kind == "topk" and router.k == 1):
+        why = "its shares are even" if router.kind == "uniform" else "the share of a single adapter is always 1"
+        raise BadRecipe("This router has nothing to learn", why, "train a remix router, or take a larger k")
     if not len(rows[0]) or not len(rows[1]):
         raise BadRecipe("There are no examples to learn routing from", next="give some with their answers")
     settings = settings if adapters else replace(settings, ratio=1.0)

@@ -22,6 +22,7 @@ from studio.ui.mixer import MixerPanel
 from studio.ui.panel import PRIVATE, Shared, TabPanel, told
 from studio.ui.reading import ReadingPanel
 from studio.ui.rooms import Rooms, Settings, WarmUp
+from studio.ui.routing import RoutingPanel
 from studio.ui.scoring import ScoringPanel
 from studio.ui.selection import SelectionPanel
 from studio.ui.units import UnitsPanel
@@ -30,6 +31,7 @@ from studio.ui.units import UnitsPanel
 TABS: tuple[tuple[str, type[TabPanel]], ...] = (
     ("Learn", LearningPanel),
     ("Scoreboard", ScoringPanel),
+    ("Route", RoutingPanel),
     ("Analogy", AnalogyPanel),
 )
 EMBEDDED_BASE = "lora-loom/text-base"

@@ -79,4 +79,4 @@ def test_trouble_is_one_line(arguments: tuple[str, ...], said: str, capsys: pyte
     assert (status, out) == (1, "")
     line = err.splitlines()[-1]
     assert line.startswith("loom: ")
-    assert said in line
+    assert said in line.lower()

@@ -148,6 +148,9 @@ def test_routers_that_do_not_fit_are_refused() -> None:
             fresh(names, [X], **about)
     with pytest.raises(BadRecipe, match="do not fit together"):
         replace(start(), groups=("one", "two"))
+    for nothing in (start("uniform"), replace(start("topk"), k=1)):
+        with pytest.raises(BadRecipe, match="nothing to learn"):
+            train(Features(X, wrong), ROWS, nothing)
     with pytest.raises(BadRecipe, match="no examples"):
         train(Features(X, wrong), (ROWS[0][:0], ROWS[1]), start())
 

@@ -1,0 +1,169 @@
+"""The room Route: its handlers as plain functions, from the tasks to the coloured text, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from studio.presets import load_preset
+from studio.routing.router import load_router
+from studio.ui import plots, routing_html
+from studio.ui.page import Page, build
+from studio.ui.rooms import Settings
+from studio.ui.routing import RoutingPanel
+
+# k, omega, kind, granularity, features, with base, seed, M, entropy, rate, steps, batch
+ORDER = (2, 1.0, "remix", "sequence", "hidden", True, 0, 2, 0.01, 0.1, 3, 2)
+TASKS = ["math", "shout", "math+shout"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A page that nothing warms up."""
+    return build(Settings(tmp_path_factory.mktemp("rooms")), warm_up=False)
+
+
+@pytest.fixture(scope="module")
+def token(page: Page) -> str:
+    """A visitor with math and shout on the desk."""
+    token, desk, _ = page.shared.rooms.enter(None)
+    desk.load(load_preset("01-shouted-sums"), "preset")
+    return token
+
+
+@pytest.fixture(scope="module")
+def room(page: Page) -> RoutingPanel:
+    """The room Route."""
+    room = page.tabs["Route"][1]
+    assert isinstance(room, RoutingPanel)
+    return room
+
+
+def last(updates: Iterator[Any]) -> Any:
+    *_, found = updates
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(room: RoutingPanel, token: str) -> dict[Any, Any]:
+    """The last picture of a short run."""
+    return last(room.on_train(token, TASKS, 4, *ORDER))
+
+
+def test_opening_lists_what_the_desk_can_be_asked(room: RoutingPanel, token: str) -> None:
+    found = last(room.on_open(token, ["gone"]))
+    assert [value for _, value in found[room.tasks]["choices"]] == TASKS
+    assert found[room.tasks]["value"] == TASKS
+    assert len(found[room.pick]["choices"]) == 3
+    assert room.on_pick("math").startswith("Question:")
+
+
+def test_a_run_ends_with_figures_and_a_file_that_loads(room: RoutingPanel, done: dict[Any, Any]) -> None:
+    assert "Done after 3 steps" in str(done[room.state])
+    assert "Right choice" in str(done[room.figures])
+    assert ">2.00<" in str(done[room.figures])  # ReMix: ESS is k
+    assert "meant to fall" in str(done[room.plots])
+    assert "math+shout" in str(done[room.shares])
+    router = load_router(Path(done[room.download]["value"]))
+    assert router.names == ("math", "shout", "(base)")
+
+
+def test_the_router_writes_and_says_who_answered(room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
+    found = last(room.on_write(token, "Question: What is two plus three?\nAnswer in capitals:"))
+    assert found["value"]
+    assert {label for _, label in found["value"]} <= set(found["color_map"])
+
+
+def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
+    other, desk, _ = page.shared.rooms.enter(None)
+    file = str(done[room.download]["value"])
+    with pytest.raises(gr.Error, match="adapters it was trained over"):
+        room.on_router(other, file)
+    with pytest.raises(gr.Error, match="Train one"):
+        last(room.on_write(other, "x"))  # the first visitor's router is not theirs
+    desk.load(load_preset("01-shouted-sums"), "preset")
+    assert "k = 2 of 3" in room.on_router(other, file)[room.state]
+    assert last(room.on_write(other, "Question: Say: fox\nAnswer in capitals:"))["value"]
+
+
+def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
+    token, desk, _ = page.shared.rooms.enter(None)
+    desk.load(load_preset("01-shouted-sums"), "preset")
+    run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 500, 2)
+    next(run)
+    with pytest.raises(gr.Error, match="Stop it first"):
+        next(room.on_train(token, TASKS, 4, *ORDER))
+    while not room.runs.get(token).history or "Step" not in room.runs.get(token).said:
+        next(run)
+    room.on_stop(token)
+    stopped = last(run)
+    assert "Stopped after" in stopped[room.state]
+    assert stopped[room.more]["interactive"] is True
+    again = room.on_resume(token)
+    next(again)
+    room.on_stop(token)
+    assert "Stopped after" in last(again)[room.state]
+
+
+def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPanel, tmp_path: Path) -> None:
+    token, desk, _ = page.shared.rooms.enter(None)
+    desk.load(load_preset("01-shouted-sums"), "preset")
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"q{i}", "answer": "a"}) + "\n" for i in range(3)))
+    update = room.on_upload(token, str(file), ["math"])
+    assert update["value"] == ["math", "own:mine.jsonl"]
+    found = last(room.on_train(token, ["own:mine.jsonl"], 3, *ORDER))
+    assert "Right choice" not in found[room.figures]
+    file.write_text("no json")
+    with pytest.raises(gr.Error, match="Expecting value"):
+        room.on_upload(token, str(file), [])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [(0, 99, "k is"), (0, None, "k is"), (1, 0.0, "omega"), (2, "uniform", "router"), (2, "x", "router"),
+     (3, "x", "granularity"), (4, "x", "features"), (7, 1, "M is"),
+     (9, float("nan"), "rate"), (10, 10**9, "Steps"), (11, "8", "batch")],
+)  # fmt: skip
+def test_bad_controls_are_messages(room: RoutingPanel, token: str, place: int, value: object, said: str) -> None:
+    order = [*ORDER]
+    order[place] = value
+    with pytest.raises(gr.Error) as caught:
+        last(room.on_train(token, TASKS, 4, *order))
+    assert said.lower() in f"{caught.value.title} {caught.value.message}".lower()
+
+
+@pytest.mark.parametrize("tasks", [[], None, ["code"], ["own:none.jsonl"], [3]])
+def test_tasks_that_do_not_fit_are_messages(room: RoutingPanel, token: str, tasks: object) -> None:
+    with pytest.raises(gr.Error):
+        last(room.on_train(token, tasks, 4, *ORDER))
+
+
+def test_an_empty_desk_has_nothing_to_choose(page: Page, room: RoutingPanel) -> None:
+    token, _, _ = page.shared.rooms.enter(None)
+    with pytest.raises(gr.Error, match="two adapters"):
+        last(room.on_train(token, TASKS, 4, *ORDER))
+
+
+def test_the_slider_tells_the_collapse(room: RoutingPanel) -> None:
+    large, small = room.on_scale(5, 8), room.on_scale(0, 8)
+    assert "99.2%" in large
+    assert "67.5%" in large
+    assert "nothing at this scale" in small
+    with pytest.raises(gr.Error):
+        room.on_scale(None, 8)
+
+
+def test_plots_escape_names_and_speak() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    drawn = plots.lines(evil, {evil: [(0, 1.0), (5, 2.0)]}, last=5, most=2)
+    drawn += plots.bars(evil, {evil: 0.5}) + plots.heat(evil, [evil], [evil], [[1.0]])
+    drawn += plots.histogram(evil, [1, 2], [0.0, 1.0, 2.0])
+    assert "<img" not in drawn
+    assert drawn.count("role='img'") == 2
+    assert routing_html.WHY["remix"] != routing_html.WHY["softmax"]
