@@ -25,7 +25,7 @@ TASKS = ["math", "shout", "math+shout"]
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """A page that nothing warms up."""
-    return build(Settings(tmp_path_factory.mktemp("rooms")), warm_up=False)
+    return build(Settings(tmp_path_factory.mktemp("rooms")))
 
 
 @pytest.fixture(scope="module")
