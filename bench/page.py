@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m bench.page [--repeats 12] [--no-start]
 
-Handlers are called as the page calls them, one after the other, on the first preset (two embedded adapters) and with
-all embedded adapters on the desk. `slider`: the weight's handler, merge and report, map update. `k`: the same for the
-number of LEGO's clusters. `first_text`: from the weight's handler to the first text of the preview, merge included.
-`start`: from the start of `python app.py` to its first 200 answer. Each repeat sets a value not seen before.
+Handlers are called as the page calls them, on the first preset (two embedded adapters) and with all embedded adapters
+on the desk. `slider`: the weight's handler, then merge with report and map update, which the page asks for at the same
+time. `k`: the same for the number of LEGO's clusters. `first_text`: from the weight's handler to the first text of the
+preview, merge included. `start`: from the start of `python app.py` to its first 200 answer. Each repeat sets a value
+not seen before. `cpu` is processor time of the same rounds, which a busy machine disturbs less than the clock.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -39,7 +41,7 @@ TARGETS_MS = {"slider": 150.0, "k": 150.0, "first_text": 300.0, "start": 10_000.
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds of one measure; `parts` are medians of what it consists of."""
+    """Milliseconds of one measure by the clock, median `cpu` of the process; `parts` are medians of its steps."""
 
     measure: str
     adapters: int
@@ -47,6 +49,7 @@ class Row:
     median: float
     least: float
     most: float
+    cpu: float
     repeats: int
     load: float
     parts: dict[str, float]
@@ -63,17 +66,18 @@ def exhausted(values: Iterable[object]) -> None:
 
 def measured(name: str, adapters: int, repeats: int, steps_of: Callable[[int], Steps]) -> Row:
     """Time the steps of `repeats` rounds, after one to warm up."""
-    rounds = []
+    rounds, busy = [], []
     for index in range(repeats + 1):
-        spent = {}
+        spent, before = {}, time.process_time()
         for step, work in steps_of(index).items():
             began = time.perf_counter()
             work()
             spent[step] = (time.perf_counter() - began) * 1e3
         rounds.append(spent)
+        busy.append((time.process_time() - before) * 1e3)
     totals = [sum(spent.values()) for spent in rounds[1:]]
     parts = {step: round(median(spent[step] for spent in rounds[1:]), 1) for step in rounds[0]}
-    figures = [round(figure, 1) for figure in (median(totals), min(totals), max(totals))]
+    figures = [round(figure, 1) for figure in (median(totals), min(totals), max(totals), median(busy[1:]))]
     return Row(name, adapters, TARGETS_MS[name], *figures, repeats, round(os.getloadavg()[0], 1), parts)
 
 
@@ -115,11 +119,16 @@ class Bench:
         return self.page.mixer.on_weight(0, self.token, round(0.5 + 0.01 * index, 2))
 
     def results(self) -> Steps:
-        """What follows every edit."""
-        return {
-            "merge_and_report": lambda: exhausted(self.page.mixer.on_version(self.token)),
-            "map": lambda: self.page.units.on_version(self.token),
-        }
+        """What follows every edit: two listeners of one counter, each on a thread of the server."""
+        return {"merge_report_and_map": self.listeners}
+
+    def listeners(self) -> None:
+        """Merge with report, and map, at once."""
+        with ThreadPoolExecutor(2) as pool:
+            merged = pool.submit(lambda: exhausted(self.page.mixer.on_version(self.token)))
+            moved = pool.submit(self.page.units.on_version, self.token)
+            merged.result()
+            moved.result()
 
     def slider(self, index: int) -> Steps:
         """A weight."""
@@ -138,8 +147,8 @@ class Bench:
         }
 
 
-def first_answer() -> float:
-    """Milliseconds from the start of the server to its first 200."""
+def first_answer() -> tuple[float, float]:
+    """Milliseconds from the start of the server to its first 200, by the clock and of its processor time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -151,7 +160,7 @@ def first_answer() -> float:
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as reply:
                         if reply.status == 200:
-                            return (time.perf_counter() - began) * 1e3
+                            return (time.perf_counter() - began) * 1e3, cpu_of(server.pid)
                 except (URLError, OSError):
                     pause.wait(0.02)
             raise RuntimeError("the server ended before it answered")
@@ -160,10 +169,19 @@ def first_answer() -> float:
             server.wait()
 
 
+def cpu_of(process: int) -> float:
+    """Processor time of a process so far, in milliseconds; from /proc, so on Linux alone."""
+    stat = Path(f"/proc/{process}/stat")
+    if not stat.exists():
+        return float("nan")
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) * 1e3 / os.sysconf("SC_CLK_TCK")
+
+
 def start(repeats: int) -> Row:
     """The first answers of `repeats` servers, one after the other."""
-    taken = [first_answer() for _ in range(repeats)]
-    figures = [round(figure, 1) for figure in (median(taken), min(taken), max(taken))]
+    taken, busy = zip(*(first_answer() for _ in range(repeats)), strict=True)
+    figures = [round(figure, 1) for figure in (median(taken), min(taken), max(taken), median(busy))]
     return Row("start", 0, TARGETS_MS["start"], *figures, repeats, round(os.getloadavg()[0], 1), {})
 
 
@@ -182,7 +200,8 @@ def main() -> None:
         rows += bench.rows()
     for row in rows:
         spread = f"median {row.median:>8.1f} ms, {row.least:.1f} to {row.most:.1f}, target {row.target:.0f}"
-        print(f"{row.measure:<11} {row.adapters:>2} adapters  {spread}  load {row.load}  {row.parts}")
+        beside = f"cpu {row.cpu:.1f} ms  load {row.load}  {row.parts}"
+        print(f"{row.measure:<11} {row.adapters:>2} adapters  {spread}  {beside}")
     RESULTS.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 

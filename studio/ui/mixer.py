@@ -59,9 +59,10 @@ class MixerPanel:
                 info="Carried whole from one source, or dropped.",
                 value="",
                 choices=[("drop them", "")],
+                visible=False,
             )
             self.other_bases = gr.Checkbox(
-                label="Allow different base models",
+                label="Allow other bases",
                 info="Deltas of different bases do not add up; shapes alone are checked.",
             )
 
@@ -91,7 +92,7 @@ class MixerPanel:
             self.summary: chosen.summary,
             self.scale: recipe.scale,
             self.seed: recipe.seed,
-            self.extras: gr.update(choices=[("drop them", ""), *((n, n) for n in names)], value=recipe.extras or ""),
+            self.extras: _extras_update(desk),
             self.other_bases: recipe.other_bases,
         }
         for index, slider in enumerate(self.weights):
@@ -210,6 +211,14 @@ class MixerPanel:
 
     def _said(self, report: str, modules: str, status: str) -> dict[Any, Any]:
         return {self.report: report, self.modules: modules, self.status: status, self.stop: _HIDDEN}
+
+
+def _extras_update(desk: Desk) -> Any:
+    """Which source's heads and biases to carry; not there where no source has any."""
+    carriers = [adapter.name for adapter in desk.adapters if adapter.extras]
+    choices = [("drop them", ""), *((f"carry those of {name}", name) for name in carriers)]
+    value = desk.recipe.extras if desk.recipe.extras in carriers else ""
+    return gr.update(choices=choices, value=value, visible=bool(carriers))
 
 
 def _line(found: Report) -> str:

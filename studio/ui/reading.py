@@ -207,7 +207,8 @@ class ReadingPanel:
         if desk.version != version:
             return
         measured, state = _measured(preview, view.text, merge)
-        yield views.columns(names, texts, measured, state)
+        notes = [f"{finding.text}." for finding in preview.findings]
+        yield views.columns(names, texts, measured, " ".join([state, *notes]).strip())
 
 
 class _Open:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pytest
 
 from studio.desk import MAX_SOURCES
@@ -212,3 +213,22 @@ def test_the_picture_in_the_readme_is_there() -> None:
     root = Path(__file__).parents[2]
     for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", (root / "README.md").read_text(encoding="utf-8")):
         assert 0 < (root / picture).stat().st_size < 500_000
+
+
+def test_heads_are_carried_from_a_chosen_source(page: Page, token: str, tmp_path: Path) -> None:
+    desk = page.shared.desk(token)
+    assert page.mixer.controls(desk)[page.mixer.extras]["visible"] is False  # nobody has any
+    head = {"base_model.model.score.weight": np.ones((2, 5), np.float32)}
+    updates = last(page.library.on_add(token, str(peft_folder(tmp_path / "headed", seed=7, extras=head))))
+    assert updates[page.mixer.extras]["visible"] is True
+    assert "dropped from headed (1)" in str(last(page.mixer.on_version(token))[page.mixer.report])
+    page.mixer.on_extras(token, "headed")
+    assert "carried from headed (1)" in str(last(page.mixer.on_version(token))[page.mixer.report])
+    assert list(desk.compose().adapter.extras) == ["score.weight"]
+
+
+def test_different_bases_need_a_word(page: Page, token: str, tmp_path: Path) -> None:
+    last(page.library.on_add(token, str(peft_folder(tmp_path / "foreign", seed=7, base="someone/else"))))
+    assert "Allow other bases" in str(last(page.mixer.on_version(token))[page.mixer.status])
+    page.mixer.on_field("other_bases", token, True)
+    assert "rank" in str(last(page.mixer.on_version(token))[page.mixer.status])

@@ -7,6 +7,7 @@ const PALETTE = ['#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00
 const RAMP = ['#00224e', '#2a3f6d', '#575d6d', '#7d7c78', '#a59c74', '#d2c060', '#fee838'];
 const RAMP_DARK = ['#3a6fb5', '#5583a9', '#7d949c', '#a0a48f', '#c4b57c', '#e3ca5f', '#fee838'];
 const SYMBOLS = ['circle', 'square', 'diamond', 'triangle-up', 'cross', 'x', 'star'];
+const TOOLS = [['lasso2d', 'select2d', 'pan2d', 'zoom2d'], ['zoomIn2d', 'zoomOut2d', 'resetScale2d'], ['toImage']];
 const MANY = 24; // more names than this are not listed in the legend
 const NONE = 65535;
 const ARRAYS = { f4: Float32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
@@ -124,7 +125,24 @@ function layout() {
   };
 }
 
-async function draw() {
+// One at a time, since purging or painting a plot that is being drawn breaks it; calls made meanwhile become one.
+let drawing = Promise.resolve();
+let isWaiting = false;
+
+function inTurn(work) {
+  drawing = drawing.then(work).catch((error) => console.error(error));
+}
+
+function draw() {
+  if (isWaiting) return;
+  isWaiting = true;
+  inTurn(() => {
+    isWaiting = false;
+    return redraw();
+  });
+}
+
+async function redraw() {
   find('.empty').textContent = props.value && props.value.points ? '' : props.empty;
   find('.note').textContent = noteText();
   if (!props.value || !props.value.points) {
@@ -141,7 +159,7 @@ async function draw() {
     find('.empty').textContent = 'The map cannot be drawn: ' + error.message + '.';
     return;
   }
-  const config = { responsive: true, displaylogo: false, scrollZoom: true };
+  const config = { responsive: true, displaylogo: false, scrollZoom: true, modeBarButtons: TOOLS };
   await window.Plotly.react(plot, traces(), layout(), config);
   if (!map.bound) bind();
   finish();
@@ -301,10 +319,11 @@ function showTip(id) {
 function pick(how, ids) {
   map.picked = ids;
   trigger('pick', { how, ids });
-  paintPicked();
+  inTurn(paintPicked);
 }
 
 async function paintPicked() {
+  if (!map.bound) return;
   const fresh = { selections: [], selectionrevision: ++map.draws };
   await window.Plotly.update(plot, { selectedpoints: map.ids.map(selectedIn) }, fresh, [0, 1]);
   finish();
@@ -314,7 +333,7 @@ function clear() {
   if (!map.picked.length) return;
   map.picked = [];
   trigger('clear', {});
-  paintPicked();
+  inTurn(paintPicked);
 }
 
 function bind() {
