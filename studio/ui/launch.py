@@ -12,8 +12,7 @@ from studio.ui.theme import CSS, theme
 def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = False, block: bool = True) -> str:
     """Serve the page and return its address. On a Space the host is every address, elsewhere what is given.
 
-    The heavy packages are loaded once the page answers: before that they would only make the first visitor wait, and
-    Gradio's own check, which gives a slow machine three seconds, fail.
+    The heavy packages are loaded once the page answers: before that they would only make the first visitor wait.
     """
     host = "0.0.0.0" if "SPACE_ID" in os.environ else host
     page = build(Settings.from_environment(host))
@@ -31,6 +30,7 @@ def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = Fa
         theme=theme(),
         css=CSS,
         prevent_thread_lock=True,
+        _frontend=False,  # leaves out Gradio's look at its own page, which ends a server that takes over three seconds
     )
     page.shared.warm.start()
     if block:
