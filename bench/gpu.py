@@ -8,6 +8,7 @@ bench/results/gpu.json, or $OUT/gpu.json where OUT is set.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -18,14 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.synthetic import LLAMA_8B, Clock, adapter, machine
+from bench.synthetic import EMBEDDED, LLAMA_8B, Clock, adapter, machine
 from studio.adapter import Adapter, in_memory_module
-from studio.compose import Sources, compose, recipe_for
+from studio.compose import BATCH, Sources, compose, recipe_for
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results")) / "gpu.json"
 SOURCES, RANK = 4, 16
-BUDGETS = {"cpu": 256 << 20, "cuda": 8 << 30}
+BATCHES = {"cpu": BATCH, "cuda": 8 << 30}
+SHAPES = {"llama-8b": LLAMA_8B, "embedded": EMBEDDED}
 WHOLE = {"cat": {}, "svd": {}, "lego": {"k": 16}, "knots": {}, "core": {}, "tsv": {}, "iso": {}}
+Figures = dict[str, Any]
 LAYER = {"ties": {"rank": 64}, "dare": {"rank": 64}, "della": {"rank": 64}, "breadcrumbs": {"rank": 64}}
 
 
@@ -37,7 +40,7 @@ def in_memory(drawn: Adapter) -> Adapter:
 
 def merged(adapters: Sequence[Adapter], id: str, knobs: dict[str, Any], device: str) -> Adapter:
     """One merge on one device."""
-    sources = Sources(tuple(adapters), budget=BUDGETS[device], device=device)
+    sources = Sources(tuple(adapters), batch=BATCHES[device], device=device)
     return compose(recipe_for(adapters, id, None, knobs), sources).adapter
 
 
@@ -60,22 +63,34 @@ def difference(one: Adapter, other: Adapter) -> float:
     return (error / total) ** 0.5
 
 
+def row_of(chosen: Sequence[Adapter], layer: Sequence[Adapter], id: str, knobs: dict[str, Any], device: str) -> Figures:
+    """One method on the CPU and on the device: equal results, seconds, and their ratio."""
+    results = [merged(layer, id, knobs, one) for one in ("cpu", device)]
+    row: Figures = {"modules": len(chosen[0].modules), "difference": difference(*results)}
+    row["device_seconds"] = seconds(chosen, id, knobs, device, 2)
+    row["cpu_seconds"] = seconds(chosen, id, knobs, "cpu", 2 if id in WHOLE else 1)
+    return {**row, "ratio": row["cpu_seconds"] / row["device_seconds"]}
+
+
 def main() -> None:
-    """Measure, print and keep."""
-    every = [in_memory(adapter(number, LLAMA_8B, RANK, Clock())) for number in range(SOURCES)]
-    layer = [in_memory(adapter(number, LLAMA_8B, RANK, Clock(), "layers.0.")) for number in range(SOURCES)]
-    found: dict[str, Any] = {"machine": machine(), "gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
-    found["methods"] = {}
-    for id, knobs in (WHOLE | LAYER).items():
-        chosen = every if id in WHOLE else layer
-        results = [merged(layer, id, knobs, device) for device in BUDGETS]
-        row: dict[str, Any] = {"modules": len(chosen[0].modules), "difference": difference(*results)}
-        row["cuda_seconds"] = seconds(chosen, id, knobs, "cuda", 2)
-        row["cpu_seconds"] = seconds(chosen, id, knobs, "cpu", 2 if id in WHOLE else 1)
-        row["ratio"] = row["cpu_seconds"] / row["cuda_seconds"]
+    """Measure, print and keep; on `--device cpu` the same is run against itself and nothing is kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=BATCHES, default="cuda")
+    parser.add_argument("--shape", choices=SHAPES, default="llama-8b")
+    parser.add_argument("--methods", nargs="*", default=[*WHOLE, *LAYER])
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.exit(1, "There is no CUDA device here; --device cpu runs the same code without one.\n")
+    shape = SHAPES[options.shape]
+    every = [in_memory(adapter(number, shape, RANK, Clock())) for number in range(SOURCES)]
+    layer = [in_memory(adapter(number, shape, RANK, Clock(), "layers.0.")) for number in range(SOURCES)]
+    found: dict[str, Any] = {"machine": machine(), "torch": torch.__version__, "methods": {}}
+    for id in options.methods:
+        row = row_of(every if id in WHOLE else layer, layer, id, (WHOLE | LAYER)[id], options.device)
         found["methods"][id] = row
         print(id, json.dumps(row), flush=True)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        if options.device == "cuda":
+            RESULTS.write_text(json.dumps({**found, "gpu": torch.cuda.get_device_name()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@
 adapters; without it that part is left out. Figures are means over the sets, each over all modules: the cosine between
 the merge and the plain sum of its sources, its energy (squared norm) over the sum's, and what it holds of the sum once
 it is scaled best (the cosine squared). By that last figure `svd` is the best that a rank allows; `random` is LEGO with
-its clusters drawn by lot.
+its clusters drawn by lot. Then what the merges answer: exact answers in percent at compositions of two embedded skills,
+which no single adapter was trained on. `--only skills` measures one part again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,16 +22,23 @@ from typing import Any
 import torch
 
 from studio.adapter import Adapter
-from studio.compose import Sources, compose, recipe_for
+from studio.compose import Sources, compose, merge, recipe_for
+from studio.files import write_atomic
 from studio.formats import open_adapter
 from studio.linalg import Pair, inner
 from studio.merging.lego import centroids, pool_of
 from studio.merging.stacks import stacks
 from studio.sources import embedded_paths
+from studio.text.bases import open_base
+from studio.text.score import score
+from studio.text.tasks import skill_task
 
 RESULTS = Path(__file__).parent / "results" / "lego.json"
+PAGE = Path(__file__).parents[1] / "docs" / "merging.md"
+BEGIN, END = "<!-- lego figures -->\n", "<!-- /lego figures -->\n"
 FORMS = ("raw", "canonical", "balanced", "aligned")
 RANKS = (4, 8, 16)
+PAIRS, ITEMS = ("math+shout", "math+spanish"), 60
 Figures = dict[str, float]
 
 
@@ -55,7 +64,7 @@ def by_lot(adapters: Sequence[Adapter], k: int) -> Figures:
         labels = torch.stack([torch.randperm(n, generator=generator) % k for _ in range(len(stack))])
         pair = centroids(pool, labels, k, q="inf")
         scaled = pair.scaled((n / count / k) ** 0.5)
-        whole = Pair(*pool).double()
+        whole = Pair(pool.A, pool.B).double()
         before += inner(whole, whole).sum().item()
         after += inner(scaled, scaled).sum().item()
         dot += inner(scaled, whole).sum().item()
@@ -107,14 +116,88 @@ def real_sets() -> list[list[Adapter]]:
     ]
 
 
+def skill_variants(pair: Sequence[Adapter]) -> dict[str, Adapter]:
+    """The merges of two skills that are asked, all at weights 1."""
+    found = {"sum": merge(pair, "cat", [1.0, 1.0]), "svd rank=8": merge(pair, "svd", [1.0, 1.0], rank=8)}
+    for form in FORMS:
+        found[f"lego {form} k=8"] = merge(pair, "lego", form=form, k=8)
+        bare = merge(pair, "lego", form=form, k=8, parameter_reweighting=False)
+        found[f"lego {form} k=8, no parameter reweighting"] = bare
+    found["lego raw k=8, 1 restart"] = merge(pair, "lego", k=8, restarts=1)
+    found["lego raw k=16"] = merge(pair, "lego", k=16)
+    return found
+
+
+def skill_scores() -> dict[str, Any]:
+    """Exact answers in percent by merge and composition; all merges of a pair are asked in one batch."""
+    base = open_base("lora-loom/text-base")
+    rows: dict[str, dict[str, float]] = {}
+    for task in PAIRS:
+        pair = [open_adapter(embedded_paths()[f"loom:{name}"]) for name in task.split("+")]
+        variants = skill_variants(pair)
+        scores = score(base, skill_task(task, n=ITEMS), list(variants.values()))
+        for name, one in zip(variants, scores, strict=True):
+            rows.setdefault(name, {})[task] = one.figure
+    return {"items": ITEMS, "rows": rows}
+
+
+SHOWN = (
+    "svd rank=8",
+    *(f"lego {form} k=8" for form in FORMS),
+    "lego random k=8",
+    "lego raw k=8, 1 restart",
+    "lego raw k=8, no parameter reweighting",
+    "lego canonical k=8, no parameter reweighting",
+    "lego raw k=16",
+)
+
+
+def page_table(found: Mapping[str, Any]) -> str:
+    """What docs/merging.md shows of the figures, as Markdown: held energy on both groups, and answers."""
+    scores = found["skill scores"]["rows"]
+    lines = [f"| merge | held, embedded | held, gpt2 | {' | '.join(PAIRS)} |", "| --- |" + " --- |" * (2 + len(PAIRS))]
+    lines.append(f"| the sum, rank 16 | 1.00 | 1.00 | {_answers(scores['sum'])} |")
+    for name in SHOWN:
+        held = [found[title]["rows"].get(name, {}).get("held") for title in ("embedded skills", "real gpt2 adapters")]
+        cells = " | ".join("" if share is None else f"{share:.2f}" for share in held)
+        lines.append(
+            f"| {name.replace('rank=', 'rank ').replace('k=', 'k = ')} | {cells} | {_answers(scores.get(name))} |"
+        )
+    return "\n".join(lines)
+
+
+def _answers(row: Mapping[str, float] | None) -> str:
+    return " | ".join("" if row is None else f"{row[pair]:.0f}" for pair in PAIRS)
+
+
+def page(text: str) -> str:
+    """docs/merging.md with the table as the figures have it; raises `ValueError` where its marks are gone."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE.name} has lost the marks of LEGO's figures")
+    return f"{before}{BEGIN}\n{page_table(json.loads(RESULTS.read_text()))}\n\n{END}{after}"
+
+
 def main() -> None:
     """Run, print, and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("sets", "skills"), help="one part; the other keeps its figures")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write the table into docs/merging.md")
+    options = parser.parse_args()
+    if options.page:
+        write_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")).encode())
+        return
+    only = options.only
     torch.manual_seed(0)
-    found: dict[str, Any] = {}
-    for title, sets in (("embedded skills", embedded_sets()), ("real gpt2 adapters", real_sets())):
-        if sets:
-            found[title] = {"sets": [[one.name for one in each] for each in sets], "rows": rows_of(sets)}
-            print(table(f"{title}, {len(sets)} sets", found[title]["rows"]), end="\n\n")
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if only else {}
+    for title, sets in (("embedded skills", embedded_sets), ("real gpt2 adapters", real_sets)):
+        if only != "skills" and (chosen := sets()):
+            found[title] = {"sets": [[one.name for one in each] for each in chosen], "rows": rows_of(chosen)}
+            print(table(f"{title}, {len(chosen)} sets", found[title]["rows"]), end="\n\n")
+    if only != "sets":
+        found["skill scores"] = skill_scores()
+        print(json.dumps(found["skill scores"], indent=1))
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 

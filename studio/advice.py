@@ -8,11 +8,13 @@ keeps every source. Where it is negative, they cancel; where it is positive, wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 from studio.report import Report, SourceReport
 
 _SMALL = 0.1  # others change a source by less than this share: the sum is as good as each alone
+_SAME = 0.95  # beyond this cosine two sources are one adapter for most purposes, such as two checkpoints of a run
 _LOUD = 5.0  # beyond this ratio of norms times weights, one source drowns another
 
 
@@ -37,6 +39,12 @@ def advise(report: Report) -> str:
         return (
             f"Balance the weights before choosing a method: {loud.name} enters {_strength(loud) / _strength(quiet):.1f}"
             f" times as strong as {quiet.name} (weight times norm {_strength(loud):.3g} and {_strength(quiet):.3g})."
+        )
+    twins = max(combinations(range(len(sources)), 2), key=lambda pair: cosines[pair[0]][pair[1]])
+    if (alike := cosines[twins[0]][twins[1]]) > _SAME:
+        one, other = (sources[i].name for i in twins)
+        return (
+            f"Keep one of {one} and {other}: with cosine {alike:.2f} they are nearly one adapter; slerp goes between."
         )
     change = max((_change(i, sources, cosines) for i in range(len(sources))), key=_size)
     if abs(change.share) < _SMALL:

@@ -113,11 +113,12 @@ def elected(deltas: Sequence[Dense], weights: Weights, election: str, mean: str)
     """Entry by entry: the mean of the weighted values whose sign is elected.
 
     mergekit lets the weighted values vote and divides by the sum of the weights that agree; PEFT lets the bare values
-    vote and divides by how many agree.
+    vote and divides by how many agree. By count each weighted value has one vote.
     """
     stack, own = np.stack(deltas), np.reshape(weights, (-1, 1, 1))
-    votes = own * stack if election == "mergekit" else stack
-    agrees = votes * np.where(votes.sum(0) >= 0, 1.0, -1.0) > 0
+    votes = stack if election == "peft" else own * stack
+    heard = np.sign(votes) if election == "count" else votes
+    agrees = votes * np.where(heard.sum(0) >= 0, 1.0, -1.0) > 0
     divisor = {"peft": agrees.sum(0), "mergekit": (own * agrees).sum(0), "none": np.ones(stack.shape[1:])}[mean]
     return np.where(agrees, own * stack, 0).sum(0) / np.where(divisor == 0, 1, divisor)
 

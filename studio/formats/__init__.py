@@ -8,6 +8,7 @@ from studio.adapter import Adapter
 from studio.errors import MissingFile
 from studio.formats import embedded
 from studio.formats.bundle import Bundle, nested_adapters, open_bundle, split_selection
+from studio.formats.dora import open_dora
 from studio.formats.export import save_adapter
 from studio.formats.inspection import Inspection, inspect
 from studio.formats.names import looks_like_id
@@ -22,6 +23,7 @@ __all__ = [
     "embedded_adapters",
     "inspect",
     "open_adapter",
+    "open_dora",
     "read_bundle",
     "save_adapter",
 ]

@@ -16,7 +16,7 @@ from studio.formats.bundle import Bundle
 from studio.formats.experts import parameter_of, split_experts
 from studio.formats.names import hub_id_or_none, with_component
 from studio.formats.pairs import require_both_halves, stored_module
-from studio.formats.peft_config import PeftConfig, read_peft_config
+from studio.formats.peft_config import PeftConfig, instead_of, read_peft_config
 from studio.tensors import TensorRef
 
 # A wrapped model's path begins with these; wrapping twice (or compiling, sharding) repeats or adds to them.
@@ -146,11 +146,7 @@ def _sort_keys(tensors: Mapping[str, TensorRef]) -> _Sorted:
 def _refuse_part(key: str, part: _Part) -> None:
     if part.segment in _OTHER_KINDS:
         kind = _OTHER_KINDS[part.segment]
-        raise Refused(
-            f"this is a {kind} adapter, not plain LoRA",
-            f"it holds {key}",
-            "convert it to plain LoRA, or train without it",
-        )
+        raise Refused(f"this is a {kind} adapter, not plain LoRA", f"it holds {key}", instead_of(kind))
     if ".loras." in part.module:
         raise Refused(
             "this is an AdapterHub adapter, not PEFT's",

@@ -97,11 +97,14 @@ def refuse_other_kinds(config: Mapping[str, Any]) -> None:
         )
     for field, name in texts("refused").items():
         if config.get(field):
-            raise Refused(
-                f"this is {name}, not plain LoRA",
-                f"its config sets {field}",
-                "convert it to plain LoRA, or train without it",
-            )
+            raise Refused(f"this is {name}, not plain LoRA", f"its config sets {field}", instead_of(name))
+
+
+def instead_of(kind: str) -> str:
+    """What a person can do with another kind of adapter."""
+    if kind == "DoRA":
+        return "with the weights of its base, studio.formats.open_dora(adapter, base) reads it exactly"
+    return "convert it to plain LoRA, or train without it"
 
 
 def first_match(patterns: Mapping[str, float], module: str, deadline: float = math.inf) -> float | None:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from studio.adapter import Adapter, in_memory_module
+from studio.adapter import Adapter, LoraModule, in_memory_module
 from studio.errors import CannotMerge
 from studio.late import torch
 from studio.learning.updates import Update, stack_adapters, view_with_updates
+from studio.linalg import Pair
+from studio.merging import regmean as merging
 from studio.text.bases import TextBase
 from studio.text.score import table_of
 from studio.text.skills import Item
@@ -69,18 +69,12 @@ def regmean(adapters: Sequence[Adapter], grams: Sequence[Mapping[str, Tensor]], 
         ]
         if len(present) < sum(name in adapter.modules for adapter in adapters):
             raise CannotMerge(f"{name} has no activations", "RegMean merges linear layers", "leave it out")
-        shrunk = [_shrunk(gram, shrink) for _, gram in present]
-        total = sum(shrunk[1:], shrunk[0])
-        total = total + 1e-6 * total.diagonal().mean() * torch.eye(len(total), dtype=total.dtype, device=total.device)
-        downs, ups = [], []
-        for (module, _), gram in zip(present, shrunk, strict=True):
-            a, b = module.load()
-            down = torch.from_numpy(a).to(gram) @ gram
-            downs.append(torch.linalg.solve(total, down.mT).mT.float().cpu().numpy())  # X total = A G, total symmetric
-            ups.append(module.scaling * b)
-        modules[name] = in_memory_module(name, np.concatenate(downs), np.concatenate(ups, 1))
+        pairs = [_pair(module, gram) for module, gram in present]
+        a, b = merging.regmean(pairs, [gram for _, gram in present], keep=shrink)
+        modules[name] = in_memory_module(name, a.cpu().numpy(), b.cpu().numpy())
     return Adapter("regmean", modules, "peft", "composed by regmean", base=adapters[0].base)
 
 
-def _shrunk(gram: Tensor, shrink: float) -> Tensor:
-    return shrink * gram + (1 - shrink) * torch.diag(gram.diagonal())
+def _pair(module: LoraModule, like: Tensor) -> Pair:
+    a, b = module.load()
+    return Pair(torch.from_numpy(a).to(like.device), torch.from_numpy(module.scaling * b).to(like.device))

@@ -23,10 +23,11 @@ OUTPUT_HELP = Help("Rank of the result; 0 takes the sum of the sources' ranks.")
 Filter = Callable[["Tensor"], "Tensor"]
 Join = Callable[[Sequence["Tensor"]], "Tensor"]
 
-Election = Literal["mergekit", "peft"]
+Election = Literal["mergekit", "peft", "count"]
 ELECTION_HELP = Help(
     "Who votes on an entry's sign. mergekit: the weighted values. peft: the values as they are, so that a negative "
-    "weight cannot change the vote.",
+    "weight cannot change the vote. count: each source once, however large its value (mergekit's count, PEFT's "
+    "frequency).",
     advanced=True,
 )
 Mean = Literal["peft", "mergekit", "none"]
@@ -132,8 +133,9 @@ def elect(values: Sequence[Tensor], *, weights: Tensor, vote: Vote) -> Tensor:
 
     `weights` (..., N). Source: arXiv 2306.01708, section 3.
     """
-    votes = weights if vote.election == "mergekit" else torch.ones_like(weights)
-    is_positive = weighted_sum(values, weights=votes) >= 0
+    votes = torch.ones_like(weights) if vote.election == "peft" else weights
+    heard = [value.sign() for value in values] if vote.election == "count" else values
+    is_positive = weighted_sum(heard, weights=votes.sign() if vote.election == "count" else votes) >= 0
     total = torch.zeros_like(values[0])
     divisor = torch.zeros_like(values[0])
     for i, value in enumerate(values):

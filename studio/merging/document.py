@@ -5,12 +5,15 @@ The text between a method's two marks is ours; the rest of the page is written b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from studio.files import write_atomic
 from studio.merging import Knob, Laws, Method, methods
+from studio.merging.regmean import LAWS as REGMEAN_LAWS
 
+_SPACES = {"factors": "factors only", "delta": "a dense delta, one module at a time"}
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "merging.md"
 
 
@@ -18,7 +21,7 @@ def section(method: Method) -> str:
     """A method's facts in Markdown: where it comes from, its laws, its cost, its knobs."""
     laws = [field.name for field in fields(Laws) if getattr(method.laws, field.name)]
     broken = [field.name for field in fields(Laws) if field.name not in laws and field.name != "exact"]
-    space = "factors only" if method.space == "factors" else "a dense delta, one module at a time"
+    space = _SPACES[method.space]
     weight = "1/N" if method.default_weight == "mean" else "1"
     most = f" At most {method.max_sources} adapters." if method.max_sources else ""
     lines = [
@@ -33,14 +36,33 @@ def section(method: Method) -> str:
     return "\n".join(lines)
 
 
-def filled(page: str) -> str:
-    """The page with every method's section as the registry has it now."""
+def laws_table() -> str:
+    """Which method holds which law, as Markdown; `no` stands for one that a test shows to be broken."""
+    names = [field.name for field in fields(Laws)]
+    rows = [f"| method | {' | '.join(names)} | works on |", f"| --- |{' --- |' * (len(names) + 1)}"]
     for method in methods().values():
-        opening, closing = f"<!-- {method.id} -->\n", f"\n<!-- /{method.id} -->"
-        before, _, rest = page.partition(opening)
-        _, _, after = rest.partition(closing)
-        page = f"{before}{opening}{section(method)}{closing}{after}"
+        rows.append(_laws_row(f"`{method.id}`", method.laws, names, _SPACES[method.space]))
+    return "\n".join([*rows, _laws_row("RegMean", REGMEAN_LAWS, names, "factors and activations")])
+
+
+def filled(page: str) -> str:
+    """The page with the table of laws and every method's section as the registry has them now."""
+    page = _between(page, "laws", laws_table())
+    for method in methods().values():
+        page = _between(page, method.id, section(method))
     return page
+
+
+def _between(page: str, mark: str, text: str) -> str:
+    opening, closing = f"<!-- {mark} -->\n", f"\n<!-- /{mark} -->"
+    before, _, rest = page.partition(opening)
+    _, _, after = rest.partition(closing)
+    return f"{before}{opening}{text}{closing}{after}"
+
+
+def _laws_row(name: str, laws: Laws, names: Sequence[str], space: str) -> str:
+    cells = ("yes" if getattr(laws, law) else "no" for law in names)
+    return f"| {name} | {' | '.join(cells)} | {space} |"
 
 
 def _row(knob: Knob) -> str:

@@ -20,10 +20,16 @@ _IS_GAUGE_FIXED = frozenset({"balanced", "aligned"})
 
 
 class Pool(NamedTuple):
-    """All units of a module: A (..., n, d_in) and B (..., d_out, n); unit t is row t of A with column t of B."""
+    """All units of a module: A (..., n, d_in) and B (..., d_out, n); unit t is row t of A with column t of B.
+
+    With them the inner products of all a, and of all b, (..., n, n) in float64: those of the sources' own units, which
+    a new weight or k only scales.
+    """
 
     A: Tensor
     B: Tensor
+    gram_a: Tensor
+    gram_b: Tensor
 
 
 @method(
@@ -87,10 +93,17 @@ def lego(
 
 def pool_of(pairs: Sequence[Pair], weights: Tensor, form: Form) -> Pool:
     """The units of all sources, weights inside: the root of |w| in both halves and its sign in b."""
-    chosen = Pairs.of(pairs).canonical if form in {"canonical", "aligned"} else pairs
-    if form == "balanced":
-        chosen = [balanced(pair) for pair in chosen]
-    return Pool(*stack([pair.scaled(weights[..., i]) for i, pair in enumerate(chosen)]))
+    chosen = Pairs.of(pairs)
+    if form in {"canonical", "aligned"}:
+        chosen = chosen.canonical
+    elif form == "balanced":
+        chosen = Pairs(balanced(pair) for pair in chosen)
+    root, sign = chosen.per_unit(weights.abs().sqrt()), chosen.per_unit(weights.sign())
+    size = root[..., :, None] * root[..., None, :]
+    of_a, of_b = chosen.unit_grams
+    gram_b = of_b * size * sign[..., :, None] * sign[..., None, :]
+    units = stack([pair.scaled(weights[..., i]) for i, pair in enumerate(chosen)])
+    return Pool(units.A, units.B, of_a * size, gram_b)
 
 
 def balanced(pair: Pair) -> Pair:
@@ -107,16 +120,10 @@ def unit_gram(pool: Pool, feature: Feature, *, gauge_fixed: bool = False) -> Ten
     They are those of the joint vectors [a; b], or if `gauge_fixed` of the rank-one matrices b a^T, on which the sign of
     (a, b) has no influence.
     """
-    of_a, of_b = half_grams(pool)
+    of_a, of_b = pool.gram_a, pool.gram_b
     if feature == "half_normalised":
         of_a, of_b = _unit_diagonal(of_a), _unit_diagonal(of_b)
     return of_a * of_b if gauge_fixed else of_a + of_b
-
-
-def half_grams(pool: Pool) -> tuple[Tensor, Tensor]:
-    """Inner products of the a, and of the b, (..., n, n) in float64."""
-    a, b = pool.A.double(), pool.B.double()
-    return a @ a.mT, b.mT @ b
 
 
 def cluster(pool: Pool, k: int, *, feature: Feature, restarts: int, seed: int, gauge_fixed: bool = False) -> Tensor:
@@ -134,26 +141,32 @@ def sign_aligned(pool: Pool, labels: Tensor, k: int) -> Pool:
     matrix b a^T. The sign is that of a.a' + b.b'; the product (a.a')(b.b') cannot tell, because
     flipping a unit leaves it as it is.
     """
-    of_a, of_b = half_grams(pool)
+    of_a, of_b = pool.gram_a, pool.gram_b
     member = torch.nn.functional.one_hot(labels, k).to(of_a)
     likeness = ((of_a * of_b) @ member).masked_fill(member == 0, -torch.inf)
     medoid = likeness.argmax(-2).gather(-1, labels)
     sign = torch.where((of_a + of_b).gather(-1, medoid[..., None])[..., 0] < 0, -1.0, 1.0).to(pool.A)
-    return Pool(pool.A * sign[..., None], pool.B * sign[..., None, :])
+    return pool._replace(A=pool.A * sign[..., None], B=pool.B * sign[..., None, :])
 
 
 def centroids(pool: Pool, labels: Tensor, k: int, *, q: Norm | None) -> Pair:
     """Mean of each cluster's units; with `q`, brought to the mean q-norm of its members (parameter reweighting)."""
-    joint = torch.cat((pool.A, pool.B.mT), -1).double()
-    members = torch.nn.functional.one_hot(labels, k).to(joint).mT
+    units = Pair(pool.A.double(), pool.B.double())
+    members = torch.nn.functional.one_hot(labels, k).to(units.A).mT
     means = members / members.sum(-1, keepdim=True).clamp_min(1)
-    centre = means @ joint
-    if q is not None:
-        order = float("inf") if q == "inf" else 2
-        wanted = means @ torch.linalg.vector_norm(joint, order, -1, keepdim=True)
-        centre = centre * wanted / torch.linalg.vector_norm(centre, order, -1, keepdim=True).clamp_min(1e-12)
-    d_in = pool.A.shape[-1]
-    return Pair(centre[..., :d_in], centre[..., d_in:].mT)
+    centre = Pair(means @ units.A, units.B @ means.mT)
+    if q is None:
+        return centre
+    wanted = (means @ _norms(units, q)[..., None])[..., 0]
+    factor = wanted / _norms(centre, q).clamp_min(1e-12)
+    return Pair(centre.A * factor[..., None], centre.B * factor[..., None, :])
+
+
+def _norms(units: Pair, q: Norm) -> Tensor:
+    """The q-norm of each joint vector [a; b], (..., n)."""
+    order = float("inf") if q == "inf" else 2
+    of_a, of_b = torch.linalg.vector_norm(units.A, order, -1), torch.linalg.vector_norm(units.B, order, -2)
+    return torch.maximum(of_a, of_b) if q == "inf" else torch.hypot(of_a, of_b)
 
 
 def _unit_diagonal(gram: Tensor) -> Tensor:

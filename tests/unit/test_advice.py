@@ -46,11 +46,21 @@ def test_a_negative_weight_turns_agreement_into_cancelling() -> None:
     assert "takes 60%" in advice([source("one", A), source("two", 0.6 * A + 0.8 * APART)], [1.0, -1.0])
 
 
-@pytest.mark.parametrize(("count", "first"), [(2, "slerp"), (3, "ties")])
-def test_what_is_shared_counts_once(count: int, first: str) -> None:
-    said = advice([source(name, A) for name in ("one", "two", "three")[:count]])
-    assert said.startswith(f"Try {first} first: one and two have cosine 1.00")
-    assert f"adds {count - 1}00%" in said
+@pytest.mark.parametrize(("count", "first", "adds"), [(2, "slerp", "60%"), (3, "ties", "120%")])
+def test_what_is_shared_counts_once(count: int, first: str, adds: str) -> None:
+    """Every two of them have cosine 0.6: all share A, and each adds a part of its own."""
+    own = [np.roll(A, shift, axis=1) for shift in (2, 4, 6)]
+    sources = [
+        source(name, 0.6**0.5 * A + 0.4**0.5 * part) for name, part in zip(("one", "two", "three"), own, strict=True)
+    ]
+    said = advice(sources[:count])
+    assert said.startswith(f"Try {first} first: one and two have cosine 0.60")
+    assert f"adds {adds}" in said
+
+
+def test_near_duplicates_are_told_before_anything_else() -> None:
+    said = advice([source("other", APART), source("one", A), source("two", 0.99 * A)])
+    assert said == "Keep one of one and two: with cosine 1.00 they are nearly one adapter; slerp goes between."
 
 
 def test_a_loud_source_is_balanced_first() -> None:

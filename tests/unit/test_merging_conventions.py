@@ -18,7 +18,7 @@ from tests.references import REFERENCES, Source, Stream
 
 WEIGHTS = ([0.9, 0.4, 0.7], [0.9, -0.4, 0.7], [1.0, 1.0, 1.0])
 FULL = 40 * 30
-CONVENTIONS = [(election, mean) for election in ("mergekit", "peft") for mean in ("peft", "mergekit", "none")]
+CONVENTIONS = [(election, mean) for election in ("mergekit", "peft", "count") for mean in ("peft", "mergekit", "none")]
 
 
 def pairs(count: int = 3) -> list[Pair]:
@@ -56,6 +56,12 @@ def reference(id: str, weights: Sequence[float], **knobs: Any) -> torch.Tensor:
 def test_ties_as_peft_does_it(weights: list[float], density: float) -> None:
     wanted = theirs.ties(deltas(pairs()), torch.tensor(weights).double(), density)
     same(merged("ties", weights, density=density, election="peft"), wanted)
+
+
+def test_counted_votes_as_peft_counts_them() -> None:
+    weights = [0.9, 0.4, 0.7]  # PEFT counts bare signs: the same where no weight is negative
+    wanted = theirs.ties(deltas(pairs()), torch.tensor(weights).double(), 0.5, "frequency")
+    same(merged("ties", weights, density=0.5, election="count"), wanted)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)

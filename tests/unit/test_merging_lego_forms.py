@@ -9,7 +9,7 @@ import torch
 
 from studio.linalg import Pair
 from studio.merging import method_by_id
-from studio.merging.lego import Pool, balanced, sign_aligned, unit_gram
+from studio.merging.lego import balanced, pool_of, sign_aligned, unit_gram
 from studio.merging.registry import Draw
 
 RANK = 5
@@ -86,7 +86,7 @@ def test_twins_of_opposite_sign_do_not_cancel() -> None:
     """An adapter and the same one with half its units' signs turned: their mean is the adapter, not zero."""
     one = pairs(1)[0]
     turned = regauged(one, torch.diag(torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0])))
-    pool = Pool(torch.cat((one.A, turned.A), -2), torch.cat((one.B, turned.B), -1))
+    pool = pool_of([one, turned], torch.ones(2, 2), "raw")
     found = sign_aligned(pool, torch.arange(RANK).repeat(2).expand(2, -1), RANK)
     torch.testing.assert_close(found.A[:, :RANK], found.A[:, RANK:])
     torch.testing.assert_close(found.B[..., :RANK], found.B[..., RANK:])
@@ -96,5 +96,5 @@ def test_the_product_of_half_products_is_blind_to_the_sign() -> None:
     """Which is why it serves to cluster by, and not to align by (merging.md 1.3)."""
     one = pairs(1)[0]
     turned = regauged(one, torch.diag(torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0])))
-    grams = [unit_gram(Pool(*pair), "joint", gauge_fixed=True) for pair in (one, turned)]
+    grams = [unit_gram(pool_of([pair], torch.ones(2, 1), "raw"), "joint", gauge_fixed=True) for pair in (one, turned)]
     torch.testing.assert_close(*grams)

@@ -7,7 +7,7 @@ import torch
 
 from studio.errors import CannotMerge
 from studio.linalg import Pair
-from studio.merging.regmean import regmean
+from studio.merging.regmean import LAWS, regmean
 
 
 def sources(count: int = 3) -> tuple[list[Pair], list[torch.Tensor]]:
@@ -65,3 +65,24 @@ def test_what_does_not_fit_is_refused(gram: torch.Tensor) -> None:
     pairs, _ = sources(1)
     with pytest.raises(CannotMerge):
         regmean(pairs, [gram])
+
+
+def test_its_laws() -> None:
+    """What it declares, as the contract tests hold registered methods to it."""
+    pairs, inputs = sources()
+    grams = [x.T @ x for x in inputs]
+    weights = torch.tensor([1.0, 0.5, -0.3])
+    merged = regmean(pairs, grams, weights).delta()
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1))).Q * 2
+    turned = [Pair(turn @ pair.A, pair.B @ turn.inverse()) for pair in pairs]
+    same = {
+        "order": regmean(pairs[::-1], grams[::-1], weights.flip(0)).delta(),
+        "gauge": regmean(turned, grams, weights).delta(),
+        "homogeneous": regmean(pairs, grams, 4 * weights).delta() / 4,
+    }
+    for law, found in same.items():
+        assert getattr(LAWS, law)
+        torch.testing.assert_close(found, merged, rtol=1e-4, atol=1e-4)
+    plain = sum(w * pair.delta() for w, pair in zip(weights, pairs, strict=True))
+    assert not LAWS.exact
+    assert torch.linalg.vector_norm(merged - plain) > 0.1 * torch.linalg.vector_norm(plain)
