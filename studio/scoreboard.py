@@ -200,6 +200,7 @@ def judge(
     done, say = 0, on_step or _silent
     for batch in batches:
         try:
+            say(done, len(everything), f"merging {batch[0].name}" + (" and the next" if len(batch) > 1 else ""))
             made = [_made(entry, sources, stop) for entry in batch]
             variants = [variant for variant, refused in made if not refused]
             measured: dict[str, tuple[Score, ...]] = {}

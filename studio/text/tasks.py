@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from studio.text.skills import SKILLS, Item, Split, items
 
 Kind = Literal["exact", "perplexity"]
 
+_VOICES: Final = Path(__file__).resolve().parents[2] / "assets" / "text" / "voices.json"
 MAX_FILE_BYTES = 64 << 20
 MAX_ITEMS = 100_000
 
@@ -50,10 +52,24 @@ def skill_task(skill: str, split: Split = "test", n: int = 100, seed: int = 1) -
     return Task(f"{skill}:{split}", tuple(items(skill, split, n, seed)))
 
 
+@cache
+def voices() -> Mapping[str, tuple[str, ...]]:
+    """Excerpts of each embedded voice that no training saw, by adapter; none where they are not shipped."""
+    found = json.loads(_VOICES.read_text("utf-8")) if _VOICES.is_file() else {}
+    return MappingProxyType({name: tuple(texts) for name, texts in found.items()})
+
+
+def voice_task(name: str) -> Task:
+    """The perplexity of a voice's held-out excerpts; raises `BadTask` for another name."""
+    if name not in voices():
+        raise BadTask(f"No voice is called {name!r}", f"there are {', '.join(voices()) or 'none'}")
+    return Task(name, tuple(Item("", text) for text in voices()[name]), "perplexity", "excerpts that no training saw")
+
+
 def named_task(name: str, n: int = 100, seed: int = 1) -> Task:
     """A task by one word, as the command line and recipes give it.
 
-    `math+shout` or `math+shout:kept` is a skill and split, another word the path of a file. Raises `BadTask` or
+    `math+shout` or `math+shout:kept` is a skill and split, `fable` a voice, another word a path. Raises `BadTask` or
     `MissingFile` with what would have worked.
     """
     skill, _, split = name.partition(":")
@@ -61,9 +77,12 @@ def named_task(name: str, n: int = 100, seed: int = 1) -> Task:
         if split and split not in get_args(Split):
             raise BadTask(f"{skill} has no split {split!r}", f"the splits: {', '.join(get_args(Split))}")
         return skill_task(skill, split or "test", n, seed)  # type: ignore[arg-type]
+    if name in voices():
+        return voice_task(name).sample(n, seed)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise MissingFile(f"{name} is no skill and no file", f"the skills: {', '.join(SKILLS)}", "give one of them")
+        known = f"the skills: {', '.join([*SKILLS, *voices()])}"
+        raise MissingFile(f"{name} is no skill and no file", known, "give one of them")
     return (real_task(path) if _is_real(path) else file_task(path)).sample(n, seed)
 
 

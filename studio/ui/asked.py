@@ -9,7 +9,7 @@ from studio.desk import Desk
 from studio.errors import LoomError
 from studio.sources import EMBEDDED
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS, Split
-from studio.text.tasks import Task, named_task
+from studio.text.tasks import Task, named_task, voices
 from studio.uploads import plain
 
 OWN = "own:"  # a choice that starts so is a file of the visitor's
@@ -22,6 +22,7 @@ def choices(desk: Desk, splits: tuple[Split, ...] = ("test",)) -> list[tuple[str
     here = embedded(desk)
     names = sorted([*COMPOSITIONS, *SINGLES], key=lambda name: not set(name.split("+")) <= set(here))
     known = [(f"{SKILLS[name].title}{_SPLITS[split]}", f"{name}:{split}") for name in names for split in splits]
+    known += [(f"{name.capitalize()}: perplexity of its text", name) for name in voices() if "train" not in splits]
     return known + [(path.name, f"{OWN}{path.name}") for path in sorted(_folder(desk).glob("*"))]
 
 
@@ -32,6 +33,13 @@ def embedded(desk: Desk) -> list[str]:
         for entry in desk.entries
         if str(entry.source.path).startswith(EMBEDDED) and entry.adapter.name in SINGLES
     ]
+
+
+def own_tasks(desk: Desk) -> dict[str, str]:
+    """The task that each embedded adapter on the desk was trained for, on data that it never saw."""
+    shipped = [entry.adapter.name for entry in desk.entries if str(entry.source.path).startswith(EMBEDDED)]
+    spoken = {name: name for name in shipped if name in voices()}
+    return {name: f"{name}:test" for name in embedded(desk)} | spoken
 
 
 def fitting(desk: Desk) -> str | None:
@@ -47,7 +55,7 @@ def fits(desk: Desk, value: str | None) -> bool:
         return False
     if value.startswith(OWN):
         return (_folder(desk) / value.removeprefix(OWN)).is_file()
-    return set(value.partition(":")[0].split("+")) <= set(embedded(desk))
+    return set(value.partition(":")[0].split("+")) <= set(own_tasks(desk))
 
 
 def receive(desk: Desk, file: str) -> str:
@@ -63,7 +71,7 @@ def receive(desk: Desk, file: str) -> str:
 def task(desk: Desk, value: str, n: int, seed: int) -> Task:
     """The task of a choice; raises `LoomError` for what is not there (any more)."""
     if not value.startswith(OWN):
-        if value.partition(":")[0] not in SKILLS:
+        if value.partition(":")[0] not in {*SKILLS, *voices()}:
             raise LoomError(f"There is no task {value!r}", next="choose one of the list")
         return named_task(value, n, seed)
     name = value.removeprefix(OWN)

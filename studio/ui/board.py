@@ -83,6 +83,7 @@ def multiples(rows: Sequence[Row]) -> Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#8a8f98", "size": 11},
         showlegend=False,
+        modebar={"remove": ["zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale", "resetScale"]},
     )
     figure.update_annotations(font_size=11)
     figure.update_xaxes(gridcolor="rgba(138,143,152,.25)", zeroline=False)

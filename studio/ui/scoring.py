@@ -109,7 +109,7 @@ class ScoringPanel:
         names, listed = [adapter.name for adapter in desk.adapters], asked.choices(desk, ("test", "kept"))
         kept = [task for task in tasks or [] if asked.fits(desk, task)]
         fitting = asked.fitting(desk)
-        value = kept or ([f"{fitting}:test", f"{fitting}:kept"] if fitting else [])
+        value = kept or ([f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(desk).values()))
         yield {
             self.adapters: gr.update(choices=names, value=names),
             self.tasks: gr.update(choices=listed, value=value),
@@ -253,7 +253,7 @@ def _question(
 
 def _own(desk: Desk, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:
     """Each source's own task, added to the tasks: the embedded skills know theirs, the visitor says the others."""
-    said = {name: f"{name}:test" for name in asked.embedded(desk) if name in names}
+    said = {name: task for name, task in asked.own_tasks(desk).items() if name in names}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in names:

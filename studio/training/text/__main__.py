@@ -3,7 +3,7 @@
 Needs torch, tokenizers, safetensors, numpy and a folder of texts (`studio/training/text/corpus.py` lists the files).
 On one H200 the whole run takes a few minutes; `--toy` runs every stage at a thousandth of the size on a CPU, to check
 the code. Stages keep their results in the work folder, so each can be run again alone: `--stage
-data|base|adapters|evaluate|export`.
+data|base|adapters|evaluate|export|voices`; `voices` needs only the texts and what was shipped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from studio.training.text.evaluate import sample, score, summary
 from studio.training.text.export import write, write_adapter, write_base, write_json
 from studio.training.text.model import Shape, StackedLlama
 from studio.training.text.prompts import STORIES, VOICES, shipped
+from studio.training.text.voices import judge_shipped
 
-STAGES = ("data", "base", "adapters", "evaluate", "export")
+STAGES = ("data", "base", "adapters", "evaluate", "export", "voices")
 ADAPTER_SEEDS = (0, 1, 2)
 SHIPPED_SEED = 0
 
@@ -222,6 +223,15 @@ def make_files(run: Run) -> None:
     write(run.out / "results.json", (run.work / "results.json").read_bytes())
 
 
+def judge_voices(run: Run) -> None:
+    """What a classifier says of the shipped voices, into the shipped results; held-out excerpts for the scoreboard."""
+    figures, excerpts = judge_shipped(run.out, run.texts)
+    results = json.loads((run.out / "results.json").read_text())
+    write_json(run.out / "results.json", results | {"voice_classifier": figures})
+    write_json(run.out / "voices.json", excerpts)
+    say("voices", figures["accuracy_held_out"])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages asked for."""
     parser = argparse.ArgumentParser(prog="python -m studio.training.text", description=__doc__)
@@ -233,7 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     run = Run(given.texts, given.work, given.out, TOY if given.toy else Plan())
     run.work.mkdir(parents=True, exist_ok=True)
-    makers = dict(zip(STAGES, (make_data, make_base, make_adapters, make_results, make_files), strict=True))
+    makers = dict(
+        zip(STAGES, (make_data, make_base, make_adapters, make_results, make_files, judge_voices), strict=True)
+    )
     try:
         for stage in given.stage or STAGES:
             say(stage)
