@@ -113,6 +113,7 @@ class Trainer:
     ids: torch.Tensor
 
     def __call__(self) -> float:
+        """Make the step; its loss."""
         logits = self.model(input_ids=self.ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), self.ids[:, 1:].flatten())
         self.optimizer.zero_grad(set_to_none=True)
@@ -144,6 +145,7 @@ class Writing:
     tokens: int
 
     def __call__(self) -> None:
+        """Write all groups' texts, one group after the other."""
         for group in self.variants:
             for _ in open_preview(self.base, group).generate("Once upon a time", None, Decoding(self.tokens)):
                 pass

@@ -18,10 +18,12 @@ def weight_slider(index: int) -> gr.Slider:
     )
 
 
-def weight_update(name: str, value: float) -> Any:
-    """The slider as an adapter's, wide enough for its weight."""
+def weight_update(name: str, value: float, *, is_by_module: bool = False) -> Any:
+    """The slider as an adapter's, wide enough for its weight; it rests where every module has a weight of its own."""
     limit = WIDE if abs(value) > NARROW else NARROW
-    return gr.update(visible=True, label=name, value=round(value, 4), minimum=-limit, maximum=limit)
+    label = f"{name}: mean, set by module" if is_by_module else name
+    bounds = {"minimum": -limit, "maximum": limit, "interactive": not is_by_module}
+    return gr.update(visible=True, label=label, value=round(value, 4), **bounds)
 
 
 def knob_control(method: Method, knob: Knob) -> gr.components.Component:

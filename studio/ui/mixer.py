@@ -96,9 +96,7 @@ class MixerPanel:
             self.other_bases: recipe.other_bases,
         }
         for index, slider in enumerate(self.weights):
-            updates[slider] = (
-                weight_update(names[index], recipe.weights[index]) if index < len(names) else gr.update(visible=False)
-            )
+            updates[slider] = _weight(desk, index) if index < len(names) else gr.update(visible=False)
         updates.update({group: gr.update(visible=id == chosen.id) for id, group in self.groups.items()})
         values = chosen.check(recipe.knobs)
         most = sum(adapter.rank for adapter in desk.adapters)
@@ -219,6 +217,13 @@ def _extras_update(desk: Desk) -> Any:
     choices = [("drop them", ""), *((f"carry those of {name}", name) for name in carriers)]
     value = desk.recipe.extras if desk.recipe.extras in carriers else ""
     return gr.update(choices=choices, value=value, visible=bool(carriers))
+
+
+def _weight(desk: Desk, index: int) -> Any:
+    """A source's slider, as the recipe has it."""
+    adapter, source = desk.adapters[index], desk.recipe.sources[index]
+    is_by_module = bool(source.modules) and source.modules.keys() >= adapter.modules.keys()
+    return weight_update(adapter.name, desk.recipe.weights[index], is_by_module=is_by_module)
 
 
 def _line(found: Report) -> str:

@@ -75,7 +75,8 @@ def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) ->
     assert "<svg" in found[learning(page).curve]
     assert [len(source.modules) for source in desk.recipe.sources] == [56, 56]
     assert desk.compose().report.rank == 16
-    page.history.on_undo(token)
+    assert found[page.mixer.weights[0]]["interactive"] is False  # every module has a weight of its own
+    assert page.history.on_undo(token)[page.mixer.weights[0]]["interactive"] is True
     assert desk.recipe == before
 
 
