@@ -29,9 +29,10 @@ WEIGHT_NAMES = (
     "pytorch_lora_weights.bin",
     "adapters.npz",
 )
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf")
 # What trainers leave beside a checkpoint's weights.
 _NO_WEIGHTS = ("optimizer", "scheduler", "rng_state", "random_states", "scaler", "training_args")
+_GGLA = b"algg"  # 0x67676c61, little-endian
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 64 << 20
 _MAX_UNPACKED = 16 << 30
@@ -151,7 +152,13 @@ def split_selection(path: str | Path) -> tuple[Path, str | None]:
 def _open_weights(located: Located) -> TensorFile:
     if located.weights.name.endswith(_INDEX):
         return _open_shards(located.weights)
-    return open_gguf(located.weights) if is_gguf(located.weights) else open_tensors(located.weights, located.keep)
+    if is_gguf(located.weights):
+        return open_gguf(located.weights)
+    with located.weights.open("rb") as file:
+        if file.read(4) == _GGLA:
+            what = f"{located.weights.name} is an adapter in llama.cpp's format of 2023 (ggla)"
+            raise Refused(what, "llama.cpp itself no longer reads it", "take the adapter that it was made from")
+    return open_tensors(located.weights, located.keep)
 
 
 def _open_shards(index: Path) -> TensorFile:
@@ -235,7 +242,9 @@ def _locate_in_folder(folder: Path) -> Located:
         next_step = "download or save the adapter again"
         raise Refused(f"{folder.name} has a config but no weights", f"no {WEIGHT_NAMES[0]} in it", next_step)
     why = f"no {WEIGHT_NAMES[0]} in it"
-    raise Refused(f"{folder.name} holds no adapter", why, "give the folder that holds the weights file")
+    inside = sorted(name.parent.name for name in folder.glob("*/*") if name.name in WEIGHT_NAMES)[:4]
+    where = f"open {' or '.join(inside)} in it" if inside else "give the folder that holds the weights file"
+    raise Refused(f"{folder.name} holds no adapter", why, where)
 
 
 def locate_in_zip(path: Path, into: Path | None = None) -> Located:

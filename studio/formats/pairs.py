@@ -59,6 +59,9 @@ def stored_module(
     rank = down_shape[0]
     if rank != up_shape[1]:
         shapes = f"their shapes are {list(down_shape)} and {list(up_shape)}"
+        if len(up_shape) > 2 and up_shape[1] and rank % up_shape[1] == 0:
+            what = f"{name} is LoRA on a convolution of {rank // up_shape[1]} groups, not one pair"
+            raise Refused(what, f"{shapes}; PEFT cannot merge such a layer either", "train without it")
         if up_shape[1] and rank in (2 * up_shape[1], 3 * up_shape[1]):
             what = f"{name} is LoRA on parts of a fused layer (loralib's MergedLinear, lit-gpt), not one pair"
             raise Refused(what, f"{shapes}, and the file does not say which parts", "convert it to PEFT's format")

@@ -44,6 +44,13 @@ DIALECTS: tuple[ModuleType, ...] = (
     peft,
 )
 
+# What stands in folders of adapters and is none, by a part of a key.
+_STRANGERS = {
+    "lora_controlnet": "a Control-LoRA, which changes a ControlNet and not its base",
+    "emb_params": "a textual inversion, which is a word and no LoRA",
+    "string_to_param": "a textual inversion, which is a word and no LoRA",
+}
+
 
 def detect(bundle: Bundle) -> tuple[ModuleType, str]:
     """The dialect of a bundle and the evidence for it; raises `Refused` where none fits."""
@@ -52,7 +59,13 @@ def detect(bundle: Bundle) -> tuple[ModuleType, str]:
         if evidence:
             return dialect, evidence
     some = ", ".join(bundle.keys[:3]) or "none"
-    raise Refused(f"{bundle.name} is no adapter that is known here", f"its {len(bundle.keys)} tensors are named {some}")
+    what = next((what for part, what in _STRANGERS.items() if any(part in key for key in bundle.keys)), None)
+    if what is None and bundle.keys and all(key.endswith((".weight", ".bias")) for key in bundle.keys):
+        what = "a model's own weights: none of its tensors is named lora"
+    raise Refused(
+        f"{bundle.name} is {what or 'no adapter that is known here'}",
+        f"its {len(bundle.keys)} tensors are named {some}",
+    )
 
 
 def read_bundle(bundle: Bundle) -> Adapter:

@@ -34,6 +34,7 @@ def _file(tmp_path: Path, tensors: Arrays, metadata: dict[str, str] | None = Non
         (f"lora_unet_{UNDERSCORED}", TO_Q),
         (f"lora_unet_unet_{UNDERSCORED}", TO_Q),
         (f"lycoris_{UNDERSCORED}", TO_Q),
+        (f"lora_{TO_Q}", TO_Q),
         ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q", TO_Q),
         ("lora_unet_mid_block_resnets_1_conv_shortcut", "unet.mid_block_resnets_1_conv_shortcut"),
         ("lora_unet_output_blocks_2_1_conv", "unet.up_blocks.0.upsamplers.0.conv"),
@@ -331,9 +332,30 @@ def test_sam_half_and_gap(tmp_path: Path) -> None:
         open_adapter(_file(tmp_path, gap))
 
 
-def test_keys_of_nothing_known_are_refused_with_examples(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="tensors are named encoder"):
-        open_adapter(_file(tmp_path, {"encoder.weight": UP}))
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("encoder.weight", "a model's own weights.*tensors are named encoder"),
+        ("something", "no adapter that is known here.*tensors are named something"),
+        ("emb_params", "textual inversion"),
+        ("lora_controlnet", "Control-LoRA"),
+    ],
+)
+def test_keys_of_nothing_known_are_refused_with_examples(tmp_path: Path, key: str, named: str) -> None:
+    with pytest.raises(Refused, match=named):
+        open_adapter(_file(tmp_path, {key: UP}))
+
+
+def test_the_folder_of_a_run_points_to_its_checkpoints(tmp_path: Path) -> None:
+    peft_folder(tmp_path / "run" / "checkpoint-500")
+    with pytest.raises(Refused, match="Open checkpoint-500 in it"):
+        open_adapter(tmp_path / "run")
+
+
+def test_llama_cpps_old_format_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "ggml-adapter-model.bin").write_bytes(b"algg\x01\0\0\0")
+    with pytest.raises(Refused, match="ggla"):
+        open_adapter(tmp_path)
 
 
 def test_peft_is_not_taken_for_diffusers(tmp_path: Path) -> None:

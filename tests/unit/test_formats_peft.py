@@ -24,7 +24,7 @@ from studio.adapter import Adapter
 from studio.errors import LoomError, Refused
 from studio.formats import inspect, open_adapter, save_adapter
 from studio.formats.peft_config import first_match
-from tests.fixtures import TINY, peft_folder
+from tests.fixtures import TINY, peft_folder, weights_file
 
 
 class Block(nn.Module):
@@ -116,6 +116,38 @@ def test_stock_peft_loads_the_export_with_equal_deltas(tmp_path: Path, variant: 
     assert ours.keys() == stock.keys()
     for name in stock:
         np.testing.assert_allclose(ours[name], stock[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+class Convolutions(nn.Module):
+    """Of one and of three dimensions, and one in groups."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.line = nn.Conv1d(4, 6, 5)
+        self.space = nn.Conv3d(2, 3, (1, 2, 2))
+        self.point = nn.Conv2d(4, 6, 1, groups=groups)
+
+
+def test_convolutions_of_any_dimension_go_to_stock_peft_and_back(tmp_path: Path) -> None:
+    targets = ["line", "space", "point"]
+    base = Convolutions()
+    model = wrapped(copy.deepcopy(base), target_modules=targets, lora_alpha=6)
+    model.save_pretrained(tmp_path / "in")
+    adapter = open_adapter(tmp_path / "in")
+    assert_equal_deltas(adapter, stock_deltas(model))
+    assert {name: adapter.modules[name].kernel for name in targets} == {
+        "line": (5,),
+        "space": (1, 2, 2),
+        "point": (1, 1),
+    }
+    again = PeftModel.from_pretrained(base, adapter.save(tmp_path / "out"))
+    assert_equal_deltas(adapter, stock_deltas(again))
+
+
+def test_a_convolution_in_groups_is_refused_by_name(tmp_path: Path) -> None:
+    wrapped(Convolutions(groups=2), target_modules=["point"]).save_pretrained(tmp_path)
+    with pytest.raises(Refused, match="convolution of 2 groups"):
+        open_adapter(tmp_path)
 
 
 def test_export_config_needs_no_patterns(tmp_path: Path) -> None:
@@ -252,6 +284,24 @@ def test_a_module_given_twice_is_refused(tmp_path: Path) -> None:
     twice = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     with pytest.raises(Refused, match="stands twice"):
         open_adapter(peft_folder(tmp_path / "a", extras={twice: np.ones((4, 16), np.float32)}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        (("h.0.attn.c_attn.lora_A", "h.0.attn.c_attn.lora_B"), "loralib"),
+        (("layers.0.attn.q_proj.lora_a.weight", "layers.0.attn.q_proj.lora_b.weight"), "torchtune"),
+        (("layer.0.query.loras.mine.lora_A", "layer.0.query.loras.mine.lora_B"), "AdapterHub"),
+    ],
+)
+def test_other_libraries_adapters_are_refused_by_name(tmp_path: Path, keys: tuple[str, str], named: str) -> None:
+    tensors = dict(zip(keys, (np.ones((4, 6), np.float32), np.ones((12, 2), np.float32)), strict=True))
+    with pytest.raises(Refused, match=named):
+        open_adapter(weights_file(tmp_path / "x.safetensors", tensors))
+
+
+def test_wrapped_for_several_processes(tmp_path: Path) -> None:
+    assert set(open_adapter(peft_folder(tmp_path / "a", prefix="module.base_model.model.")).modules) == set(TINY)
 
 
 def test_several_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
