@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from studio.text.tasks import Task
 
 WAYS = ("soup", "recycle", "lorahub", "adamerge")
-PARAMETERISATIONS = ("free", "softmax", "leaky", "squared", "sigmoid")
+PARAMETERISATIONS = ("free", "softmax", "leaky", "squared", "sigmoid", "affine")
+INITS = ("constant", "normal", "uniform", "equal", "target")
 GRANULARITIES = ("global", "layer", "sublayer", "module", "rank")
 SELECTIONS = ("score", "random", "rank", "cosine", "absolute", "clamp", "quasi_fim", "distance")
 
@@ -47,6 +48,9 @@ def _learn_arguments(learn: argparse.ArgumentParser) -> None:
     learn.add_argument("--way", choices=WAYS, default="soup")
     learn.add_argument("--parameterisation", choices=PARAMETERISATIONS, help="default: free; leaky for recycle")
     learn.add_argument("--granularity", choices=GRANULARITIES, default="module")
+    learn.add_argument("--init", choices=INITS, default="constant", help="where the coefficients start")
+    learn.add_argument("--start", type=float, help="theta at the start, for constant and target")
+    learn.add_argument("--l1", type=float, default=0.0, help="weight of the mean coefficient in the loss; default 0")
     learn.add_argument("--rate", type=float, default=5e-2)
     learn.add_argument("--steps", type=int, default=100)
     learn.add_argument("--batch", type=int, default=8)
@@ -97,7 +101,7 @@ def _learn(options: argparse.Namespace) -> int:
     examples = split(given.items, seed=options.seed)
     schedule = Schedule(options.rate, options.steps, options.batch, seed=options.seed)
     shape: Any = options.parameterisation or ("leaky" if options.way == "recycle" else "free")
-    settings = Settings(shape, options.granularity, schedule=schedule)
+    settings = Settings(shape, options.granularity, options.start, options.init, options.l1, schedule)
     target = TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch, seed=options.seed))
     pooled = target if options.pool_target else None
     order = Order(options.way, settings, options.keep, options.by, pooled, options.trials)

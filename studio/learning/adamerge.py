@@ -48,7 +48,7 @@ def adamerge(
     entropy = _Entropy(mix.view, table, schedule.batch, schedule.seed)
     said: OnProgress | None = partial(tell, mix, on_step) if on_step else None
     once = replace(schedule, check_every=schedule.steps)
-    return soup(mix, fit([mix.theta], entropy, entropy.whole, once, state=state, on_step=said, stop=stop))
+    return soup(mix, fit(mix.tensors, entropy, entropy.whole, once, state=state, on_step=said, stop=stop))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

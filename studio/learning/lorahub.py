@@ -66,6 +66,6 @@ def lorahub(
             if losses[-1] < lowest:
                 best, lowest = mix.theta.clone(), losses[-1]
             if on_step:
-                step = (len(losses), search.trials, losses[-1], lowest, mix.coefficients(mix.theta))
+                step = (len(losses), search.trials, losses[-1], lowest, mix.coefficients(mix.tensors))
                 on_step(Step(*step, mix.layout.rows, mix.names))
     return soup(mix, State(len(losses), (mix.theta.clone(),), (best,), {}, tuple(losses), ((len(losses), lowest),)))

@@ -27,7 +27,8 @@ from studio.text.bases import TextBase
 if TYPE_CHECKING:
     from torch import Tensor
 
-Parameterisation = Literal["free", "softmax", "leaky", "squared", "sigmoid"]
+Parameterisation = Literal["free", "softmax", "leaky", "squared", "sigmoid", "affine"]
+Init = Literal["constant", "normal", "uniform", "equal", "target"]
 Granularity = Literal["global", "layer", "sublayer", "module", "rank"]
 Coefficients = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -41,14 +42,17 @@ _STARTS: Final[Mapping[str, float]] = MappingProxyType({"free": 1.0, "squared": 
 class Settings:
     """What is learned and how.
 
-    `start` is theta at step 0; None is 1 for `free` and `squared` (the plain sum), 0 for the others: for `softmax` the
-    mean, for `leaky` the base model. `l1` times the mean |c| is added to the loss. Raises `BadRecipe` for a softmax by
-    rank, which has nothing to share among.
+    By `init`, theta at step 0 is `constant`: `start`, of which None is 1 for `free` and `squared` (the plain sum), 0
+    for the others (for `softmax` the mean, for `leaky` the base model); `normal`: N(0, 0.5^2); `uniform`: U(0, 1);
+    `equal`: 1/sqrt(N), 1/N for `squared`; `target`: `start` (1) for the first adapter, 0 for the others (merging.md
+    3.1). `l1` times the mean |c| is added to the loss. Raises `BadRecipe` for a softmax by rank, which has nothing to
+    share among.
     """
 
     parameterisation: Parameterisation = "free"
     granularity: Granularity = "module"
     start: float | None = None
+    init: Init = "constant"
     l1: float = 0.0
     schedule: Schedule = _SCHEDULE
 
@@ -61,12 +65,27 @@ class Settings:
         """Theta at step 0."""
         return _STARTS.get(self.parameterisation, 0.0) if self.start is None else self.start
 
+    def first(self, rows: int, count: int) -> Tensor:
+        """Theta (rows, N) at step 0, float32; what is drawn is drawn by the schedule's seed."""
+        draw = torch.Generator().manual_seed(self.schedule.seed)
+        if self.init == "normal":
+            return 0.5 * torch.randn(rows, count, generator=draw)
+        if self.init == "uniform":
+            return torch.rand(rows, count, generator=draw)
+        if self.init == "equal":
+            return torch.full((rows, count), 1 / count if self.parameterisation == "squared" else count**-0.5)
+        if self.init == "target":
+            return torch.tensor([1.0 if self.start is None else self.start] + [0.0] * (count - 1)).repeat(rows, 1)
+        return torch.full((rows, count), self.theta, dtype=torch.float32)
 
-def phi(theta: Tensor, parameterisation: Parameterisation, present: Tensor) -> Tensor:
+
+def phi(theta: Tensor, parameterisation: Parameterisation, present: Tensor, affine: Tensor | None = None) -> Tensor:
     """Coefficients (rows, N) from theta (rows, N), float32; a softmax shares 1 among the adapters that are `present`.
 
-    merging.md 2.4 and 3.1.
+    `affine` is a and b (2,) of a sigmoid(theta) + b, learned with theta. merging.md 2.4 and 3.1.
     """
+    if affine is not None:
+        return affine[0] * theta.sigmoid() + affine[1]
     if parameterisation == "softmax":
         return theta.masked_fill(~present, float("-inf")).softmax(1)
     if parameterisation == "leaky":
@@ -147,12 +166,22 @@ class Mixture:
     layout: Layout
     settings: Settings
     theta: Tensor
+    affine: Tensor | None
     view: Any
 
-    def coefficients(self, theta: Tensor) -> Coefficients:
-        """phi(theta), (rows, N); cells that nothing depends on are NaN."""
-        found = phi(theta.detach().cpu(), self.settings.parameterisation, self.layout.present)
-        return found.masked_fill(~self.layout.present, float("nan")).numpy()
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What is trained."""
+        return (self.theta,) if self.affine is None else (self.theta, self.affine)
+
+    def shaped(self, tensors: Sequence[Tensor]) -> Tensor:
+        """phi of copies of the tensors, (rows, N), on the CPU."""
+        theta, *affine = (tensor.detach().cpu() for tensor in tensors)
+        return phi(theta, self.settings.parameterisation, self.layout.present, *affine)
+
+    def coefficients(self, tensors: Sequence[Tensor]) -> Coefficients:
+        """The same; cells that nothing depends on are NaN."""
+        return self.shaped(tensors).masked_fill(~self.layout.present, float("nan")).numpy()
 
 
 def mixture(base: TextBase, adapters: Sequence[Adapter], settings: Settings) -> Mixture:
@@ -162,15 +191,17 @@ def mixture(base: TextBase, adapters: Sequence[Adapter], settings: Settings) -> 
     stacks = stack_adapters(base.model, adapters)
     layout = layout_of(stacks, settings.granularity)
     device = base.model.device
-    theta = torch.full(layout.present.shape, settings.theta, dtype=torch.float32, device=device)
-    shape = partial(phi, parameterisation=settings.parameterisation, present=layout.present.to(device))
+    theta = settings.first(*layout.present.shape).to(device)
+    affine = torch.tensor([1.0, 0.0], device=device) if settings.parameterisation == "affine" else None
+    present = layout.present.to(device)
+    shape = partial(phi, parameterisation=settings.parameterisation, present=present, affine=affine)
     updates = {
         name: Update(stacked.down, stacked.up, _Gate(theta, layout.places[name], shape))
         for name, stacked in stacks.items()
     }
     ranks = {name: stacked.ranks for name, stacked in stacks.items()}
     names = tuple(adapter.name for adapter in adapters)
-    return Mixture(names, ranks, layout, settings, theta, view_with_updates(base.model, updates))
+    return Mixture(names, ranks, layout, settings, theta, affine, view_with_updates(base.model, updates))
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
@@ -267,24 +298,24 @@ def learn(
     valid = answer_loss(base, mix.view, examples.valid)
     objective = partial(_regularised, loss, mix) if settings.l1 else loss
     said: OnProgress | None = partial(tell, mix, on_step) if on_step else None
-    return soup(mix, fit([mix.theta], objective, valid.whole, schedule, state=state, on_step=said, stop=stop))
+    return soup(mix, fit(mix.tensors, objective, valid.whole, schedule, state=state, on_step=said, stop=stop))
 
 
 def soup(mix: Mixture, state: State) -> Soup:
     """The result of a run over a mixture."""
-    (theta,) = state.best
-    cells = phi(theta.cpu(), mix.settings.parameterisation, mix.layout.present).flatten()
+    cells = mix.shaped(state.best).flatten()
     units = {module: cells[places.cpu()].numpy() for module, places in mix.layout.places.items()}
-    return Soup(mix.names, mix.layout.rows, mix.coefficients(theta), units, mix.ranks, mix.settings, state)
+    return Soup(mix.names, mix.layout.rows, mix.coefficients(state.best), units, mix.ranks, mix.settings, state)
 
 
 def _regularised(loss: Callable[[int], Tensor], mix: Mixture, step: int) -> Tensor:
     present = mix.layout.present.to(mix.theta.device)
-    return loss(step) + mix.settings.l1 * phi(mix.theta, mix.settings.parameterisation, present)[present].abs().mean()
+    found = phi(mix.theta, mix.settings.parameterisation, present, mix.affine)[present]
+    return loss(step) + mix.settings.l1 * found.abs().mean()
 
 
 def tell(mix: Mixture, on_step: OnStep, progress: Progress) -> None:
     """Say a step of a run over a mixture in its coefficients."""
-    coefficients = mix.coefficients(progress.tensors[0])
+    coefficients = mix.coefficients(progress.tensors)
     found = (progress.step, progress.steps, progress.loss, progress.valid, coefficients)
     on_step(Step(*found, mix.layout.rows, mix.names))

@@ -16,7 +16,7 @@ from studio.learning.controls import TargetSettings
 from studio.learning.data import split
 from studio.learning.fit import Schedule
 from studio.learning.recycle import Selection
-from studio.learning.soups import Granularity, Parameterisation, Settings
+from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.learning.ways import WAYS, Order
 from studio.ui import asked, curves, views
 from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
@@ -29,6 +29,14 @@ _SHAPES = {
     "leaky": "leaky: from 0, subtracting is damped",
     "squared": "squared: never below 0",
     "sigmoid": "sigmoid: between 0 and 1",
+    "affine": "sigmoid, its height and offset learned too",
+}
+_INITS = {
+    "constant": "all alike: the sum for free, the base for leaky",
+    "normal": "drawn from N(0, 0.5²)",
+    "uniform": "drawn between 0 and 1",
+    "equal": "1/√N each",
+    "target": "only the first adapter",
 }
 _GRAINS = {
     "global": "one for each adapter",
@@ -86,6 +94,9 @@ class LearningPanel:
             self.grain = gr.Dropdown(
                 [(text, id) for id, text in _GRAINS.items()], value="module", label="Granularity", elem_id="grain"
             )
+            self.init = gr.Dropdown(
+                [(text, id) for id, text in _INITS.items()], value="constant", label="Start", elem_id="init"
+            )
             with gr.Row():
                 self.rate = gr.Number(5e-2, label="Learning rate", minimum=1e-6, maximum=10, elem_id="rate")
                 self.steps = gr.Number(100, label="Steps", precision=0, minimum=1, maximum=5000, elem_id="learn-steps")
@@ -101,7 +112,7 @@ class LearningPanel:
         token = self.shared.token
         shown = [self.state, self.heat, self.curve, self.learn, self.halt, self.more]
         every = [*shown, *self.shared.controls()]
-        knobs = [self.shape, self.grain, self.rate, self.steps, self.batch, self.l1, self.seed]
+        knobs = [self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1, self.seed]
         given = [token, self.way, self.examples, self.count, *knobs, self.keep, self.by, self.pooled]
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
         tab.select(self.on_open, [token, self.examples], [self.examples, *every], **live)
@@ -246,6 +257,7 @@ def _order(
     way: Any,
     shape: Any,
     grain: Any,
+    init: Any,
     rate: Any,
     steps: Any,
     batch: Any,
@@ -258,12 +270,13 @@ def _order(
     """The order that the controls spell; whatever they hold is checked."""
     choices = {"way": (way, WAYS), "coefficients": (shape, get_args(Parameterisation))}
     choices |= {"granularity": (grain, get_args(Granularity)), "selection": (by, get_args(Selection))}
+    choices |= {"start": (init, get_args(Init))}
     for what, (value, known) in choices.items():
         if value not in known:
             raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
     many, first = _whole("Steps", steps, 1, 5000), _whole("The seed", seed, 0, 2**31 - 1)
     schedule = Schedule(_number("The rate", rate), many, _whole("The batch", batch, 1, 256), seed=first)
-    settings = Settings(shape, grain, l1=_number("L1", l1), schedule=schedule)
+    settings = Settings(shape, grain, init=init, l1=_number("L1", l1), schedule=schedule)
     target = TargetSettings(schedule=Schedule(3e-4, 400, seed=first)) if way == "recycle" and pooled else None
     unlabelled = replace(UNLABELLED, granularity=grain, parameterisation=shape, schedule=schedule)
     return Order(way, settings, _whole("Adapters to select", keep, 1, 16), by, target, many, unlabelled)

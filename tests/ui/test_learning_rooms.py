@@ -20,7 +20,16 @@ from studio.ui.page import Page, build
 from studio.ui.rooms import Settings
 from studio.ui.scoring import ScoringPanel
 
-QUICK = {"shape": "free", "grain": "module", "rate": 5e-2, "steps": 3, "batch": 2, "l1": 0, "seed": 0}
+QUICK = {
+    "shape": "free",
+    "grain": "module",
+    "init": "constant",
+    "rate": 5e-2,
+    "steps": 3,
+    "batch": 2,
+    "l1": 0,
+    "seed": 0,
+}
 RECYCLE = (2, "score", False)
 SWEEP = (["cat"], "1; 0.5", "1", "0", "", "")
 

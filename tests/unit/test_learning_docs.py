@@ -11,13 +11,13 @@ import pytest
 
 from studio.cli_learn import add_verbs
 from studio.learning.recycle import Selection
-from studio.learning.soups import Granularity, Parameterisation, Settings, phi
+from studio.learning.soups import Granularity, Init, Parameterisation, Settings, phi
 from studio.learning.ways import WAYS
 from studio.text.skills import SKILLS
 from studio.ui.scoring import MAX_ROWS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
-ROWS = {name: rest for name, rest in re.findall(r"^\| `(--[a-z-]+)` \|([^|]*)\|", TEXT, flags=re.MULTILINE)}
+ROWS = {name: rest for name, rest in re.findall(r"^\| `(--[a-z0-9-]+)` \|([^|]*)\|", TEXT, flags=re.MULTILINE)}
 
 
 def options() -> dict[str, argparse.Action]:
@@ -39,7 +39,9 @@ def test_the_options_are_all_there_with_their_defaults() -> None:
         assert ROWS[name].strip() == default, name
 
 
-@pytest.mark.parametrize("names", [WAYS, get_args(Parameterisation), get_args(Granularity), get_args(Selection)])
+@pytest.mark.parametrize(
+    "names", [WAYS, get_args(Parameterisation), get_args(Init), get_args(Granularity), get_args(Selection)]
+)
 def test_the_choices_are_all_there(names: tuple[str, ...]) -> None:
     rows = [line.partition("|")[2].partition("|")[0] for line in TEXT.splitlines() if line.startswith("| `")]
     listed = {word for row in rows for word in re.findall(r"`([a-z_]+)`", row)}

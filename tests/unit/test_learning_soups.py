@@ -38,6 +38,7 @@ CASES: list[tuple[Parameterisation, Granularity]] = [
     ("softmax", "sublayer"),
     ("squared", "global"),
     ("sigmoid", "module"),
+    ("affine", "module"),
 ]
 
 
@@ -50,7 +51,8 @@ def test_the_export_equals_the_training_time_forward(
     found = learn(lm, sources, Examples(ITEMS, ITEMS), settings)
     mix = mixture(lm, sources, settings)
     with torch.no_grad():
-        mix.theta.copy_(found.state.best[0])
+        for tensor, best in zip(mix.tensors, found.state.best, strict=True):
+            tensor.copy_(best)
         ids = lm.encode("the fox and the hen")
         trained = mix.view(torch.tensor([ids])).logits[0]
     recipe = found.into(recipe_for(sources, "cat", None, {}))
@@ -124,6 +126,18 @@ def test_patience_ends_a_run_and_the_best_step_is_kept(world: tuple[TextBase, li
     assert answer_loss(lm, mix.view, split(ITEMS).valid).whole() == pytest.approx(lowest, rel=1e-5)
 
 
+def test_starts_are_those_of_the_paper() -> None:
+    drawn = Settings("free", init="normal").first(2000, 4)
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.05)
+    assert torch.equal(drawn, Settings("free", init="normal").first(2000, 4))
+    even = Settings("free", init="uniform").first(2000, 4)
+    assert 0 <= float(even.min()) < 0.01 < 0.99 < float(even.max()) <= 1
+    assert Settings("free", init="equal").first(1, 4).tolist() == [[0.5] * 4]
+    assert Settings("squared", init="equal").first(1, 4).tolist() == [[0.25] * 4]
+    assert Settings("leaky", init="target", start=0.3).first(2, 3).tolist() == [pytest.approx([0.3, 0, 0])] * 2
+    assert Settings("leaky").first(1, 2).tolist() == [[0, 0]]
+
+
 def test_phi() -> None:
     theta = torch.tensor([[-1.0, 2.0], [0.0, 0.0]])
     present = torch.tensor([[True, True], [True, False]])
@@ -131,6 +145,8 @@ def test_phi() -> None:
     assert torch.allclose(phi(theta, "leaky", present)[0], torch.tensor([-0.01, 2.0]))
     assert torch.allclose(phi(theta, "squared", present)[0], torch.tensor([1.0, 4.0]))
     assert phi(theta, "free", present) is theta
+    lifted = phi(torch.zeros(1, 1), "affine", torch.ones(1, 1, dtype=torch.bool), torch.tensor([3.0, -1.0]))
+    assert float(lifted) == 0.5
 
 
 def test_groups() -> None:

@@ -17,7 +17,7 @@ from studio.learning.controls import TargetSettings
 from studio.learning.data import Examples
 from studio.learning.fit import Schedule
 from studio.learning.recycle import Selection
-from studio.learning.soups import Granularity, Parameterisation, Settings
+from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.learning.ways import WAYS, Order, Way, coefficients, heard, resumed
 from studio.recipe import Recipe
 from studio.text.bases import TextBase
@@ -108,4 +108,5 @@ def test_the_command_line_knows_every_choice() -> None:
     assert tuple(WAYS) == cli_learn.WAYS == get_args(Way)
     assert get_args(Parameterisation) == cli_learn.PARAMETERISATIONS
     assert get_args(Granularity) == cli_learn.GRANULARITIES
+    assert get_args(Init) == cli_learn.INITS
     assert get_args(Selection) == cli_learn.SELECTIONS
