@@ -66,7 +66,7 @@ def mixed(x: Tensor, weights: Tensor, down: Tensor, up: Tensor) -> Tensor:
     return ((x @ down) * weights.repeat_interleave(RANK, -1)) @ up
 
 
-def make_toy(seed: int = 0, *, noise: float = 1.0, spread: float = 1.0, variance: float = 0.65) -> Toy:
+def make_toy(seed: int = 0, *, noise: float = 0.5, spread: float = 1.0, variance: float = 0.65) -> Toy:
     """Draw one: centres N(0, spread^2), noise N(0, noise^2), each expert's outputs of this mean square."""
     g = torch.Generator().manual_seed(seed)
     every = torch.tensor(list(combinations(range(EXPERTS), CHOSEN)))
@@ -96,7 +96,7 @@ class Result:
 
 
 def run_toy(
-    toy: Toy, kind: Kind, *, samples: int = 2, frozen: bool = True, steps: int = 3000, seed: int = 0, start: float = 0.1
+    toy: Toy, kind: Kind, *, samples: int = 2, frozen: bool = True, steps: int = 3000, seed: int = 0, start: float = 0.4
 ) -> Result:
     """Train one router on the toy: Adam 3e-3, batch 128, the paper's P x without centring."""
     g = torch.Generator().manual_seed(1000 + seed)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8f98", "#b8860b")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 360, 130, 30, 16
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 300, 150, 40, 20
 Points = Sequence[tuple[float, float]]
 
 
@@ -22,7 +22,7 @@ def lines(title: str, series: Mapping[str, Points], *, last: float, most: float,
         f"<figure class='plot'><figcaption>{escape(title)}</figcaption>"
         f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{escape(f'{title}: {now}', quote=True)}'>"
         f"<path class='axis' d='M{_LEFT} 4V{base}H{_WIDTH}'/>"
-        f"<text x='{_LEFT - 4}' y='12' text-anchor='end'>{most:.3g}</text>"
+        f"<text x='{_LEFT - 4}' y='16' text-anchor='end'>{most:.2g}</text>"
         f"<text x='{_LEFT - 4}' y='{base}' text-anchor='end'>0</text>"
         f"<text x='{_WIDTH}' y='{_HEIGHT - 3}' text-anchor='end'>{escape(x)} {last:.0f}</text>{drawn}</svg>"
         f"<p class='keys'>{keys}</p></figure>"

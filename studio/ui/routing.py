@@ -69,17 +69,21 @@ class RoutingPanel:
             self.upload = gr.UploadButton(
                 "Your own (JSONL)", file_types=[".jsonl", ".json"], size="sm", scale=1, elem_id="route-own"
             )
+        self.kind = gr.Dropdown(
+            [(text, id) for id, text in _KINDS.items()], value="remix", label="Router", elem_id="route-kind"
+        )
         with gr.Row():
-            self.kind = gr.Dropdown(
-                [(t, id) for id, t in _KINDS.items()],
-                value="remix",
-                label="Router",
-                elem_id="route-kind",
-                scale=3,
+            self.k = gr.Number(
+                2, label="k, adapters a choice", precision=0, minimum=1, min_width=100, elem_id="route-k"
             )
-            self.k = gr.Number(2, label="k", info="adapters a choice", precision=0, minimum=1, elem_id="route-k")
             self.count = gr.Number(
-                20, label="Items", info="of each task", precision=0, minimum=2, maximum=200, elem_id="route-count"
+                20,
+                label="Items of each task",
+                precision=0,
+                minimum=2,
+                maximum=200,
+                min_width=100,
+                elem_id="route-count",
             )
         with gr.Row():
             self.train = gr.Button("Train", variant="primary", size="sm", min_width=70, elem_id="route-train")

@@ -59,8 +59,9 @@ def _curve(history: History, name: str) -> list[tuple[float, float]]:
 
 def shares(found: Measures, names: Sequence[str], tasks: Sequence[str]) -> str:
     """Load, and who answers what."""
-    load = plots.bars("Load: share of each adapter over all prompts", dict(zip(names, found.load, strict=True)))
-    return load + plots.heat("Who answers what: share of each adapter by task", tasks, names, found.heat)
+    load = plots.bars("Load: share of all prompts", dict(zip(names, found.load, strict=True)))
+    who = plots.heat("Who answers what: share of each adapter by task", tasks, names, found.heat)
+    return f"<div class='beside'>{load}{who}</div>"
 
 
 def collapse(found: Collapse) -> str:
