@@ -180,7 +180,7 @@ def text_rows(world: TextWorld, test: TextWorld) -> dict[str, Callable[[], Runs]
     """What gives the runs of every router."""
     found: dict[str, Callable[[], Runs]] = {"every subset": partial(oracle_runs, test)}
     found |= {"all evenly": partial(even_runs, test)}
-    for samples, steps in ((2, STEPS), (8, STEPS), (2, 5 * STEPS), (8, 5 * STEPS)):
+    for samples, steps in ((2, STEPS), (8, STEPS), (8, 5 * STEPS)):
         name = f"ReMix M={samples}" + (f", {steps} steps" if steps != STEPS else "")
         found[name] = partial(seeded, partial(trained, world, test, "remix", samples, steps))
     for total in (1.0, float(K)):

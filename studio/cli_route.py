@@ -50,7 +50,7 @@ def _router_arguments(route: argparse.ArgumentParser) -> None:
     route.add_argument("--omega", type=float, default=1.0, help="the weight of a chosen adapter; default 1")
     route.add_argument("--samples", type=int, default=4, help="M, selections drawn of each example; default 4")
     route.add_argument("--granularity", choices=("sequence", "token"), default="sequence")
-    route.add_argument("--reads", choices=("embedding", "hidden", "layer"), default="hidden")
+    route.add_argument("--reads", choices=("embedding", "hidden", "layer"), default="embedding")
     route.add_argument("--with-base", action="store_true", help="the bare base is a choice, too")
     route.add_argument("--entropy", type=float, default=1e-2, help="the entropy bonus; default 0.01")
     route.add_argument("--ratio", type=float, default=5.0, help="router's rate over the adapters'; default 5")

@@ -38,7 +38,7 @@ class Shape:
     omega: float = 1.0
     kind: Literal["remix", "softmax", "topk", "uniform"] = "remix"
     granularity: Granularity = "sequence"
-    reads: Reads = "hidden"
+    reads: Reads = "embedding"
     with_base: bool = False
     seed: int = 0
 

@@ -96,16 +96,24 @@ class Result:
 
 
 def run_toy(
-    toy: Toy, kind: Kind, *, samples: int = 2, frozen: bool = True, steps: int = 3000, seed: int = 0, start: float = 0.4
+    toy: Toy,
+    kind: Kind,
+    *,
+    samples: int = 2,
+    frozen: bool = True,
+    steps: int = 3000,
+    rate: float = 3e-3,
+    start: float = 0.4,
+    seed: int = 0,
 ) -> Result:
-    """Train one router on the toy: Adam 3e-3, batch 128, the paper's P x without centring."""
+    """Train one router on the toy: Adam, batch 128, the paper's P x without centring, P ~ N(0, start^2)."""
     g = torch.Generator().manual_seed(1000 + seed)
     down, up = (toy.down, toy.up) if frozen else _drawn(g)
     world = Features(toy.inputs, _Error(toy, down, up))
     router = plain(
         fresh([f"expert {i + 1}" for i in range(EXPERTS)], [toy.inputs], k=CHOSEN, kind=kind, seed=seed, start=start)
     )
-    schedule = Schedule(3e-3, steps, 128, warm_up=0.0, check_every=max(1, steps // 10), patience=100_000, seed=seed)
+    schedule = Schedule(rate, steps, 128, warm_up=0.0, check_every=max(1, steps // 10), patience=100_000, seed=seed)
     settings = Settings(samples, entropy=0.0, ratio=1.0, schedule=schedule)
     rows = torch.arange(_ROWS), torch.arange(_ROWS, _ROWS + 256)
     adapters = () if frozen else (down, up)

@@ -33,8 +33,8 @@ _KINDS: Mapping[str, str] = {
     "topk": "top-k softmax: k adapters, learned shares",
 }
 _READS: Mapping[str, str] = {
-    "hidden": "the base's last hidden states",
     "embedding": "the tokens' embeddings",
+    "hidden": "the base's last hidden states",
     "layer": "each layer's own input: a router for each layer",
 }
 _GRAINS: Mapping[str, str] = {"sequence": "one choice a prompt", "token": "one choice a token"}
@@ -95,7 +95,7 @@ class RoutingPanel:
     def _build_settings(self) -> None:
         with gr.Row():
             self.grain = gr.Dropdown([(t, id) for id, t in _GRAINS.items()], value="sequence", label="Granularity")
-            self.reads = gr.Dropdown([(t, id) for id, t in _READS.items()], value="hidden", label="It reads")
+            self.reads = gr.Dropdown([(t, id) for id, t in _READS.items()], value="embedding", label="It reads")
         self.with_base = gr.Checkbox(True, label="The bare base is a choice", info="So one skill may be enough.")
         with gr.Row():
             self.samples = gr.Number(4, label="M", info="ReMix: draws an item", precision=0, minimum=2, maximum=64)

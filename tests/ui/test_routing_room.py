@@ -18,7 +18,7 @@ from studio.ui.rooms import Settings
 from studio.ui.routing import RoutingPanel
 
 # k, omega, kind, granularity, features, with base, seed, M, entropy, rate, steps, batch
-ORDER = (2, 1.0, "remix", "sequence", "hidden", True, 0, 2, 0.01, 0.1, 3, 2)
+ORDER = (2, 1.0, "remix", "sequence", "embedding", True, 0, 2, 0.01, 0.1, 3, 2)
 TASKS = ["math", "shout", "math+shout"]
 
 

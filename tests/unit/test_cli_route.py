@@ -31,7 +31,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_router_is_trained_and_written(router: Path) -> None:
     found = load_router(router)
     assert found.names == ("math", "shout", "(base)")
-    assert (found.k, found.kind, found.granularity, found.reads) == (2, "remix", "sequence", "hidden")
+    assert (found.k, found.kind, found.granularity, found.reads) == (2, "remix", "sequence", "embedding")
     assert found.base == "lora-loom/text-base"
 
 
