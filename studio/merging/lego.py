@@ -127,11 +127,15 @@ def unit_gram(pool: Pool, feature: Feature, *, gauge_fixed: bool = False) -> Ten
 
 
 def cluster(pool: Pool, k: int, *, feature: Feature, restarts: int, seed: int, gauge_fixed: bool = False) -> Tensor:
-    """The cluster of each unit, (..., n)."""
+    """The cluster of each unit, (..., n).
+
+    By inner products rounded to float32: their last bits hang on how modules are batched, and must not decide a tie.
+    """
     count = pool.A.shape[-2]
     if k >= count:
         return torch.arange(count, device=pool.A.device).expand(pool.A.shape[:-1])
-    return kmeans(unit_gram(pool, feature, gauge_fixed=gauge_fixed), k, n_init=restarts, seed=seed).labels
+    gram = unit_gram(pool, feature, gauge_fixed=gauge_fixed).float().double()
+    return kmeans(gram, k, n_init=restarts, seed=seed).labels
 
 
 def sign_aligned(pool: Pool, labels: Tensor, k: int) -> Pool:
