@@ -9,16 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import BadRecipe
+from studio.errors import BadRecipe, LoomError
 
 if TYPE_CHECKING:
     from studio.adapter import Adapter
+    from studio.routing.beside import Lesson
+    from studio.routing.router import Router
     from studio.routing.text import Judged, Shape, TextWorld
     from studio.routing.train import Settings, Step
     from studio.text.bases import TextBase
 
 KINDS = ("remix", "softmax", "topk")
-BESIDE = ("uniform", "oracle", "arrow")
+BESIDE = ("uniform", "oracle", "remix", "softmax", "topk", "arrow", "xlora")
 
 
 def add_route(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -70,10 +72,11 @@ def _route(options: argparse.Namespace) -> int:
     adapters = open_sources(parse({"sources": [source_fields(path) for path in options.paths]})).adapters
     router = load_router(options.router) if options.router else None
     base = open_base(options.base or find_base(adapters))
+    lesson = None
     if router is None:
-        router, adapters = _trained(options, base, adapters)
+        router, adapters, lesson = _trained(options, base, adapters)
     if options.test:
-        _judged(options, base, adapters, router)
+        _judged(options, base, adapters, router, lesson)
     if options.prompt:
         _written(options, base, adapters, router)
     return 0
@@ -105,8 +108,9 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _trained(
     options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...]
-) -> tuple[Any, tuple[Adapter, ...]]:
-    """The trained router, written where it was asked for, and the adapters as they are then."""
+) -> tuple[Router, tuple[Adapter, ...], Lesson | None]:
+    """The trained router, written where it was asked for, the adapters as they are then, and what it was trained on."""
+    from studio.routing.beside import Lesson
     from studio.routing.tasks import named_items
     from studio.routing.text import learn_router, text_world
 
@@ -123,50 +127,37 @@ def _trained(
         for adapter in adapters:
             adapter.save(options.out_adapters / adapter.name)
             _say(f"{options.out_adapters / adapter.name}: read back and compared")
-    return found.router, adapters
+    return found.router, adapters, Lesson(world, shape, settings) if frozen else None
 
 
-def _judged(options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...], router: Any) -> None:
+def _judged(
+    options: argparse.Namespace,
+    base: TextBase,
+    adapters: tuple[Adapter, ...],
+    router: Router,
+    lesson: Lesson | None,
+) -> None:
     from studio.routing.answer import check_fits
-    from studio.routing.router import BASE
+    from studio.routing.beside import Trial, beside
     from studio.routing.tasks import named_items
-    from studio.routing.text import Shape, judge, text_world
+    from studio.routing.text import shape_of, text_world
 
     items = named_items(options.test, options.n, options.seed + 1, k=router.k)
-    shape = Shape(router.k, router.omega, router.kind, router.granularity, router.reads, BASE in router.names)
-    world = text_world(base, check_fits(router, adapters), items, shape)
-    rows = {"router": judge(world, router.to(base.model.device))}
-    for name in filter(None, options.beside.split(",")):
-        rows[name] = _beside(name, world, router)
+    world = text_world(base, check_fits(router, adapters), items, shape_of(router))
+    trial = Trial(world, router.to(base.model.device), lesson)
+    rows = dict(beside(trial, [name for name in options.beside.split(",") if name]))
     if options.json:
         print(json.dumps({name: _figures(row, world) for name, row in rows.items()}))
         return
     for name, row in rows.items():
-        print(_line(name, row, world))
+        print(f"{name:10} {row}" if isinstance(row, LoomError) else _line(name, row, world))
 
 
-def _beside(name: str, world: TextWorld, router: Any) -> Judged:
-    """A router without training, judged on the same items."""
-    from dataclasses import replace
-
-    from studio.late import torch
-    from studio.routing.baselines import oracle
-    from studio.routing.library import arrow, judge_library
-    from studio.routing.text import judge
-
-    rows, total = torch.arange(len(world)), router.k * router.omega
-    if name == "uniform":
-        return judge(world, replace(router, kind="uniform"))
-    if name == "oracle":
-        return oracle(world, router.k, rows, omega=router.omega)
-    if name == "arrow":
-        return judge_library(world, arrow(world, router.k, total=total), rows, total=total)
-    raise BadRecipe(f"{name!r} cannot stand beside a router", f"there are {', '.join(BESIDE)}")
-
-
-def _figures(row: Judged, world: TextWorld) -> dict[str, Any]:
+def _figures(row: Judged | LoomError, world: TextWorld) -> dict[str, Any]:
     from dataclasses import asdict
 
+    if isinstance(row, LoomError):
+        return {"refused": str(row)}
     return {"exact": 100 * float(row.right.mean()), "names": world.names, "tasks": world.labels.tasks} | asdict(
         row.measures
     )
@@ -182,7 +173,7 @@ def _line(name: str, row: Judged, world: TextWorld) -> str:
     )
 
 
-def _written(options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...], router: Any) -> None:
+def _written(options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...], router: Router) -> None:
     from itertools import groupby
 
     from studio.routing.answer import write

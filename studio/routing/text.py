@@ -43,6 +43,12 @@ class Shape:
     seed: int = 0
 
 
+def shape_of(router: Router) -> Shape:
+    """The shape of a router that reads text."""
+    about = router.k, router.omega, router.kind, router.granularity, cast("Reads", router.reads), BASE in router.names
+    return Shape(*about)
+
+
 @dataclass(eq=False)
 class TextWorld:
     """Labelled items over a mixture of adapters; a world for `studio.routing.train`.

@@ -11,10 +11,11 @@ from studio.adapter import Adapter
 from studio.desk import Desk
 from studio.errors import BadRecipe, Cancelled, LoomError
 from studio.routing.answer import check_fits
+from studio.routing.beside import BESIDE, Lesson, Trial, beside
 from studio.routing.measures import Measures
 from studio.routing.router import BASE, Router
 from studio.routing.tasks import Labelled, skill_items
-from studio.routing.text import Shape, learn_router, text_world
+from studio.routing.text import Judged, Shape, learn_router, text_world
 from studio.routing.train import Settings, Step, Trained
 from studio.text.bases import TextBase
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
@@ -48,6 +49,7 @@ class Routing:
     history: list[tuple[int, Measures]] = field(default_factory=list)
     said: str = "Waiting for a free place: others are learning too"
     trained: Trained | None = None
+    lesson: Lesson | None = None
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()
@@ -86,6 +88,7 @@ class Routing:
             world = text_world(base, self.adapters, self.order.items, self.order.shape)
             self.said = "Measuring the start"
             how = {"resume": self.start, "on_step": self._seen, "stop": self.stopped.is_set}
+            self.lesson = Lesson(world, self.order.shape, self.order.settings)
             self.trained = learn_router(world, self.order.shape, self.order.settings, **how)
             self.history = list(self.trained.history)
 
@@ -93,6 +96,50 @@ class Routing:
         if not self.history or self.history[-1][1] is not step.measures:
             self.history.append((step.step if self.history else 0, step.measures))
         self.said = f"Step {step.step} of {step.steps}"
+
+
+@dataclass(eq=False)
+class Comparison:
+    """The router of a run beside all others, on questions of the same skills that no run sees; rows come one by one."""
+
+    run: Routing
+    items: tuple[Labelled, ...]
+    rows: list[tuple[str, Judged | LoomError]] = field(default_factory=list)
+    said: str = "Waiting for a free place: others are learning too"
+
+    def __post_init__(self) -> None:
+        self.stopped = threading.Event()
+        self.job = Job(self._work)
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it is not at its end yet."""
+        return not self.job.wait(0)
+
+    def _work(self, on_step: Any) -> None:
+        assert self.run.trained is not None
+        with SLOTS:
+            self.said = "Reading the questions"
+            world = text_world(self.run.open_base(), self.run.adapters, self.items, self.run.order.shape)
+            trial = Trial(world, self.run.trained.router, self.run.lesson, self.stopped.is_set)
+            names = [name for name in BESIDE if name != self.run.order.shape.kind]
+            titles = ["this router", *(BESIDE[name][0] for name in names), ""]
+            self.said = f"Judging {titles[0]}"
+            for (_, row), title, following in zip(beside(trial, names), titles, titles[1:], strict=False):
+                self.rows.append((title, row))
+                self.said = f"Judging {following}"
+
+
+def comparison(run: Routing | None, count: int) -> Comparison:
+    """A comparison of a finished run; raises `LoomError` where there is none, or no question is left to ask."""
+    if run is None or run.is_going or run.trained is None:
+        raise LoomError("There is no router to judge", next="train one first")
+    skills = [task for task in run.order.tasks if task in SKILLS]
+    if not skills:
+        raise LoomError(
+            "There are no other questions", "your file was learned from", "judge it by `route --test` with another file"
+        )
+    return Comparison(run, tuple(skill_items(skills, "test", count, 1, k=run.order.shape.k)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ from studio.ui import asked, routing_html, views
 from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
 from studio.ui.plots import PALETTE
 from studio.ui.routed import Order, Ready, Routing, choices, fitting, labelled, opened
+from studio.ui.routing_beside import BesidePart, number, whole
 from studio.ui.training import open_base
 
 _PAUSE = 0.5  # seconds between two pictures of a run
@@ -58,6 +59,8 @@ class RoutingPanel:
                     self.figures = gr.HTML(elem_id="route-figures")
                     self.plots = gr.HTML(elem_id="route-plots")
                     self.shares = gr.HTML(elem_id="route-shares")
+                with gr.Tab("Beside others", elem_classes="pane"):
+                    self.beside = BesidePart(shared, self.runs)
                 with gr.Tab("Why a softmax collapses", elem_classes="pane"):
                     self._build_collapse()
 
@@ -143,6 +146,7 @@ class RoutingPanel:
         self.train.click(self.on_train, given, shown, **live)
         self.more.click(self.on_resume, [token], shown, **live)
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
+        self.beside.wire()
         self.open.upload(self.on_router, [token, self.open], shown, **PRIVATE)
         self.pick.input(self.on_pick, [self.pick], self.prompt, **EDIT)
         for trigger in (self.write.click, self.prompt.submit):
@@ -183,7 +187,7 @@ class RoutingPanel:
         if len(desk.recipe.sources) < 2:
             raise LoomError("There is nothing to choose", "a router needs two adapters", "add some, or open a preset")
         shape, settings = _order(*given)
-        items = labelled(desk, _texts(tasks), _whole("Items", count, 2, 200), shape.seed, shape.k)
+        items = labelled(desk, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
         opening = partial(open_base, self.shared.rooms, desk)
         run = Routing(desk.adapters, opening, Order(items, shape, settings))
         self.runs.put(token, run)
@@ -292,7 +296,7 @@ class RoutingPanel:
     @told
     def on_scale(self, power: Any, n: Any) -> str:
         """Another logit scale: draw fresh routers."""
-        found = collapse(2.0 ** _number("The scale", power, -8, 8), _whole("Adapters", n, 2, 32), draws=_DRAWS)
+        found = collapse(2.0 ** number("The scale", power, -8, 8), whole("Adapters", n, 2, 32), draws=_DRAWS)
         return routing_html.collapse(found)
 
 
@@ -338,13 +342,13 @@ def _order(
     for what, (value, allowed) in known.items():
         if value not in get_args(allowed) or value == "uniform":
             raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
-    first, many = _whole("The seed", seed, 0, 2**31 - 1), _whole("Steps", steps, 1, 5000)
-    weight = _number("ω", omega, -100, 100)
-    shape = Shape(_whole("k", k, 1, 16), weight, kind, grain, reads, bool(with_base), first)
+    first, many = whole("The seed", seed, 0, 2**31 - 1), whole("Steps", steps, 1, 5000)
+    weight = number("ω", omega, -100, 100)
+    shape = Shape(whole("k", k, 1, 16), weight, kind, grain, reads, bool(with_base), first)
     every = max(1, many // 10)
-    pace = _number("The rate", rate, 1e-6, 10), many, _whole("The batch", batch, 1, 256)
+    pace = number("The rate", rate, 1e-6, 10), many, whole("The batch", batch, 1, 256)
     schedule = Schedule(*pace, check_every=every, patience=5000, seed=first)
-    return shape, Settings(_whole("M", samples, 2, 64), _number("Entropy", entropy, 0, 10), schedule=schedule)
+    return shape, Settings(whole("M", samples, 2, 64), number("Entropy", entropy, 0, 10), schedule=schedule)
 
 
 def _texts(value: Any) -> list[str]:
@@ -354,13 +358,3 @@ def _texts(value: Any) -> list[str]:
 def _short(prompt: str) -> str:
     words = prompt.removeprefix("Question: ").replace("\n", " ")
     return words if len(words) <= 60 else f"{words[:59]}…"
-
-
-def _number(what: str, value: Any, low: float, high: float) -> float:
-    if not isinstance(value, (int, float)) or not low <= value <= high:
-        raise LoomError(f"{what} is {value!r}", f"it lies between {low:g} and {high:g}", "give such a number")
-    return float(value)
-
-
-def _whole(what: str, value: Any, low: int, high: int) -> int:
-    return int(_number(what, value, low, high))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
+from studio.errors import LoomError
 from studio.routing.ess import Collapse, bound_probability
 from studio.routing.measures import Measures
 from studio.routing.router import Kind
+from studio.routing.text import Judged
 from studio.ui import plots, views
 
 History = Sequence[tuple[int, Measures]]
@@ -62,6 +65,24 @@ def shares(found: Measures, names: Sequence[str], tasks: Sequence[str]) -> str:
     load = plots.bars("Load: share of all prompts", dict(zip(names, found.load, strict=True)))
     who = plots.heat("Who answers what: share of each adapter by task", tasks, names, found.heat)
     return f"<div class='beside'>{load}{who}</div>"
+
+
+def comparison(rows: Sequence[tuple[str, Judged | LoomError]]) -> str:
+    """Routers beside each other, one a line; one that cannot be is told by its reason."""
+    heads = ("exact", "right choice", "ESS", "10th pct.", "H(q)", "load ESS", "loss")
+    head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
+    body = "".join(f"<tr><th scope='row'>{escape(title)}</th>{_compared(row)}</tr>" for title, row in rows)
+    return f"<div class='scroll'><table class='board'><tr><th></th>{head}</tr>{body}</table></div>"
+
+
+def _compared(row: Judged | LoomError) -> str:
+    if isinstance(row, LoomError):
+        return f"<td class='refused' colspan='7'>{escape(str(row))}</td>"
+    found = row.measures
+    right = "–" if found.found is None else f"{found.found:.0%}"
+    cells = (f"{row.right.mean():.0%}", right, f"{found.support:.2f}", f"{found.support_low:.2f}")
+    cells += (f"{found.entropy:.2f}", f"{found.load_support:.2f}", f"{found.loss:.3f}")
+    return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
 def collapse(found: Collapse) -> str:

@@ -79,6 +79,17 @@ def test_the_router_writes_and_says_who_answered(room: RoutingPanel, token: str,
     assert {label for _, label in found["value"]} <= set(found["color_map"])
 
 
+def test_the_router_is_judged_beside_all_others(room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
+    part = room.beside
+    found = last(part.on_judge(token, 2))[part.judged]
+    for title in ("this router", "all, evenly", "oracle", "dense softmax", "top-k softmax", "Arrow", "X-LoRA"):
+        assert title in found
+    assert "refused" not in found
+    assert found.count("<tr>") == 8
+    with pytest.raises(gr.Error, match="lies between"):
+        last(part.on_judge(token, 0))
+
+
 def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
     other, desk, _ = page.shared.rooms.enter(None)
     file = str(done[room.download]["value"])
@@ -142,6 +153,12 @@ def test_bad_controls_are_messages(room: RoutingPanel, token: str, place: int, v
 def test_tasks_that_do_not_fit_are_messages(room: RoutingPanel, token: str, tasks: object) -> None:
     with pytest.raises(gr.Error):
         last(room.on_train(token, tasks, 4, *ORDER))
+
+
+def test_there_is_nothing_to_judge_before_a_run(page: Page, room: RoutingPanel) -> None:
+    other, _, _ = page.shared.rooms.enter(None)
+    with pytest.raises(gr.Error, match="Train one first"):
+        last(room.beside.on_judge(other, 2))
 
 
 def test_an_empty_desk_has_nothing_to_choose(page: Page, room: RoutingPanel) -> None:

@@ -36,14 +36,15 @@ def test_a_router_is_trained_and_written(router: Path) -> None:
 
 
 def test_it_is_judged_beside_others_as_json(router: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    beside = ("--beside", "uniform,oracle,arrow", "--json")
+    beside = ("--beside", "uniform,oracle,arrow,softmax", "--json")
     status, out, _ = call(capsys, *PAIR, "--router", router, "--test", "math,shout:test", "--n", 2, *beside)
     found = json.loads(out)
     assert status == 0
-    assert list(found) == ["router", "uniform", "oracle", "arrow"]
+    assert list(found) == ["router", "uniform", "oracle", "arrow", "softmax"]
     assert found["router"]["support"] == found["oracle"]["support"] == 2
     assert found["uniform"]["support"] == pytest.approx(3)
     assert found["oracle"]["loss"] <= found["router"]["loss"] + 1e-6
+    assert "Only a router trained here" in found["softmax"]["refused"]  # this one came from a file
     assert found["router"]["tasks"] == ["math", "shout"]
 
 
