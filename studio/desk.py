@@ -126,9 +126,8 @@ class Desk:
         """The opened adapters with their stacked factors, kept while the library stays the same."""
         with self.lock:
             entries = self.entries
-            key = tuple((e.adapter.name, e.sha256, id(e.adapter.modules)) for e in entries)
             made = lambda: Sources(tuple(e.adapter for e in entries), hashes=tuple(e.sha256 for e in entries))  # noqa: E731
-            return self.kept("sources", key, made)
+            return self.kept("sources", _contents(entries), made)
 
     def units(self, on_step: Callable[[int, int, str], None] | None = None) -> Units:
         """The units of the library in the view's form and scope, kept while those stay the same.
@@ -144,6 +143,12 @@ class Desk:
                 found = units_of(sources.adapters, form=form, scope=scope, on_step=step)
                 self._kept["units"] = (key, found)
             return found
+
+    def picture(self) -> str:
+        """A name for what the map shows: another one exactly when other units are to be drawn."""
+        with self.lock:
+            view = self.recipe.view
+            return f"{hash((_contents(self.entries), view.form, view.scope)):x}"
 
     def units_at_hand(self) -> Units | None:
         """The units if they have been read already."""
@@ -378,6 +383,11 @@ class Desk:
             held = self._kept[what] = (key, make())
         made: Made = held[1]
         return made
+
+
+def _contents(entries: Sequence[Entry]) -> tuple[tuple[str, str | None, int], ...]:
+    """What tells two libraries apart; the desk holds every entry it opened, so no identity comes twice."""
+    return tuple((entry.adapter.name, entry.sha256, id(entry.adapter.modules)) for entry in entries)
 
 
 def _key(source: Source) -> str:

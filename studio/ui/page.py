@@ -19,7 +19,7 @@ from studio.ui.layouts import Layouts
 from studio.ui.learning import LearningPanel
 from studio.ui.library import LibraryPanel
 from studio.ui.mixer import MixerPanel
-from studio.ui.panel import PRIVATE, Shared, TabPanel, told
+from studio.ui.panel import EDIT, PRIVATE, Shared, TabPanel, told
 from studio.ui.reading import ReadingPanel
 from studio.ui.rooms import Rooms, Settings, WarmUp
 from studio.ui.routing import RoutingPanel
@@ -59,13 +59,9 @@ class Page:
     def wire(self) -> None:
         """Connect the listeners of the page itself and of every panel."""
         shared = self.shared
-        self.demo.load(self.on_load, [self.stored], [shared.token, self.stored, *shared.controls()], **PRIVATE)
-        shared.version.change(
-            self.on_version, [shared.token], self.stored, trigger_mode="always_last", show_progress="hidden", **PRIVATE
-        )
-        self.clock.tick(
-            self.on_tick, [shared.token], [self.warming, self.clock, shared.version], show_progress="hidden", **PRIVATE
-        )
+        self.demo.load(self.on_load, [self.stored], [shared.token, self.stored, *shared.controls()], **EDIT)
+        shared.version.change(self.on_version, [shared.token], self.stored, **EDIT)
+        self.clock.tick(self.on_tick, None, [self.warming, self.clock], show_progress="hidden", **PRIVATE)
         for panel in shared.panels:
             panel.wire()
 
@@ -88,10 +84,10 @@ class Page:
         """The recipe changed: the browser keeps it, for a reload."""
         return {"token": token, "recipe": self.shared.desk(token).recipe.to_yaml()}
 
-    def on_tick(self, token: str) -> tuple[str, Any, Any]:
-        """Say what is still warming up; when all is there, stop asking and write the text that had to wait."""
+    def on_tick(self) -> tuple[str, gr.Timer]:
+        """Say what is still warming up; when all is there, stop asking."""
         said, is_done = self.shared.warm.said(), self.shared.warm.done.is_set()
-        return said, gr.Timer(active=not is_done), gr.skip()
+        return said, gr.Timer(active=not is_done)
 
 
 def build(settings: Settings | None = None) -> Page:
@@ -99,7 +95,7 @@ def build(settings: Settings | None = None) -> Page:
     rooms = Rooms(settings or Settings.from_environment())
     layouts = Layouts()
     with gr.Blocks(title="LoRA Loom", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        shared = Shared(rooms, _warm_up(rooms), gr.State(""), gr.State(0), gr.State(0))
+        shared = Shared(rooms, _warm_up(rooms), gr.State(""), gr.State(0), gr.State(""))
         stored = gr.BrowserState(dict(_STORED), storage_key="lora-loom", secret="lora-loom")  # not secret: see on_load
         clock = gr.Timer(1.0)
         history = HistoryPanel(shared)

@@ -47,11 +47,11 @@ class Latest(Generic[Work]):
 
 @dataclass(eq=False)
 class Shared:
-    """What the panels have in common: the rooms, the visitor's token, and two counters that tell listeners what to
+    """What the panels have in common: the rooms, the visitor's token, and two states that tell listeners what to
     redo.
 
-    `version` grows with every edit; `picture` with every change of what the map shows. `trainings` are the visitors'
-    learning runs, which the scoreboard must know to show their controls.
+    `version` grows with every edit; `picture` names what the map shows, and changes with it. `trainings` are the
+    visitors' learning runs, which the scoreboard must know to show their controls.
     """
 
     rooms: Rooms

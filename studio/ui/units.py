@@ -84,7 +84,7 @@ class UnitsPanel:
             return {}
         desk.look(**{name: value})
         desk.version += 1
-        return desk.version
+        return desk.picture()
 
     @told_while
     def on_picture(self, token: str) -> Iterator[Any]:

@@ -181,3 +181,18 @@ def test_a_look_does_not_end_a_merge_and_those_who_ask_at_once_share_it(desk: De
         found = [asked.result() for asked in [pool.submit(desk.compose, on_step=look) for _ in range(4)]]
     assert len(set(map(id, found))) == 1
     assert steps == sorted(set(steps))  # one merge told its progress
+
+
+def test_the_picture_changes_with_the_units_and_with_nothing_else(desk: Desk) -> None:
+    first = desk.picture()
+    desk.edit_source(0, "weight of one", weight=0.5)
+    desk.edit("method", method="svd", knobs={"rank": 2})
+    assert desk.picture() == first
+    desk.look(form="raw")
+    assert desk.picture() != first
+    desk.look(form="canonical")
+    assert desk.picture() == first
+    desk.remove(0)
+    assert desk.picture() != first
+    desk.move(-1)
+    assert desk.picture() == first
