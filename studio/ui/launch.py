@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from huggingface_hub import constants
+
 from studio.ui.page import build
 from studio.ui.rooms import Settings
 from studio.ui.theme import CSS, theme
@@ -15,7 +17,10 @@ def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = Fa
     The heavy packages are loaded once the page answers: before that they would only make the first visitor wait.
     """
     host = "0.0.0.0" if "SPACE_ID" in os.environ else host
-    page = build(Settings.from_environment(host))
+    settings = Settings.from_environment(host)
+    if not settings.is_local:
+        keep_token_private()
+    page = build(settings)
     page.demo.queue(default_concurrency_limit=4, max_size=256)
     _, local, _ = page.demo.launch(
         server_name=host,
@@ -36,3 +41,8 @@ def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = Fa
     if block:
         page.demo.block_thread()
     return str(local)
+
+
+def keep_token_private() -> None:
+    """Send no Hub token that this machine holds: visitors must not read what only its owner may."""
+    constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from studio.text.bases import find_base, is_at_hand
 from studio.text.decoding import Decoding
 from studio.text.preview import Preview, open_preview
 from studio.ui import views
-from studio.ui.panel import EDIT, PRIVATE, Shared, told, told_while
+from studio.ui.panel import EDIT, PRIVATE, Job, Shared, told, told_while
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_POLL = 0.5  # seconds between two words on how long a base is loading
 _PROMPTS = Path(__file__).resolve().parents[2] / "assets" / "text" / "prompts.json"
 
 
@@ -110,7 +112,7 @@ class ReadingPanel:
             trigger(self.on_settings, settings, [version, self.pick], **EDIT)
         self.pick.input(self.on_pick, [token, self.pick], [self.prompt, version], **EDIT)
         self.base.submit(self.on_base, [token, self.base], version, **EDIT)
-        self.fetch.click(self.on_fetch, [token, self.base], [version, self.columns], **PRIVATE)
+        self.fetch.click(self.on_fetch, [token, self.base], [version, self.columns], **EDIT)
         self.halt.click(self.on_stop, [token], None, **EDIT)
         version.change(
             self.on_version,
@@ -159,8 +161,15 @@ class ReadingPanel:
         desk = self.shared.desk(token)
         self.on_base(token, base or "")
         name = base_name(desk)
-        yield {self.columns: views.message(f"Loading {name}; a download takes as long as it is large…", "busy")}
-        self.shared.rooms.bases.get(name)
+        job, begun = Job(lambda _: self.shared.rooms.bases.get(name)), time.monotonic()
+        while not job.wait(_POLL):
+            far = f"Loading {name}; a download takes as long as it is large: {time.monotonic() - begun:.0f} s…"
+            yield {self.columns: views.message(far, "busy")}
+        try:
+            job.result()
+        except LoomError as error:
+            yield {self.columns: views.message(str(error), "refused")}
+            return
         desk.version += 1
         yield {self.shared.version: desk.version}
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import build_hf_headers
 
 from studio.desk import MAX_SOURCES
+from studio.ui.launch import keep_token_private
 from studio.ui.page import Page, build
 from studio.ui.rooms import Settings
 from tests.fixtures import peft_folder
@@ -232,3 +235,18 @@ def test_different_bases_need_a_word(page: Page, token: str, tmp_path: Path) -> 
     assert "Allow other bases" in str(last(page.mixer.on_version(token))[page.mixer.status])
     page.mixer.on_field("other_bases", token, True)
     assert "rank" in str(last(page.mixer.on_version(token))[page.mixer.status])
+
+
+def test_a_shared_studio_sends_no_token_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    assert "hf_owner" in str(build_hf_headers())
+    keep_token_private()
+    assert "hf_owner" not in str(build_hf_headers())
+
+
+def test_a_base_that_does_not_load_says_so_in_its_place(page: Page, token: str, tmp_path: Path) -> None:
+    said = last(page.reading.on_fetch(token, str(tmp_path / "no-base")))
+    assert "refused" in said[page.reading.columns]
+    assert "no-base" in said[page.reading.columns]
+    assert page.shared.desk(token).recipe.base == str(tmp_path / "no-base")
