@@ -9,13 +9,17 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
 
 from studio.desk import MAX_SOURCES
+from studio.merging.lego import cluster, pool_of
+from studio.merging.registry import Draw
 from studio.ui.launch import keep_token_private
 from studio.ui.page import Page, build
 from studio.ui.rooms import Settings
+from studio.ui.units import clusters_of
 from tests.fixtures import peft_folder
 
 
@@ -250,3 +254,20 @@ def test_a_base_that_does_not_load_says_so_in_its_place(page: Page, token: str, 
     assert "refused" in said[page.reading.columns]
     assert "no-base" in said[page.reading.columns]
     assert page.shared.desk(token).recipe.base == str(tmp_path / "no-base")
+
+
+@pytest.mark.parametrize("form", ["raw", "canonical"])
+def test_the_map_shows_the_clusters_of_the_merge(page: Page, token: str, form: str) -> None:
+    desk = page.shared.desk(token)
+    desk.look(form=form)
+    desk.edit("lego", method="lego", knobs={"k": 3, "form": form})
+    desk.edit_source(0, "weight of one", weight=-0.5)
+    units = desk.units()
+    shown = clusters_of(desk, units, desk.factors())
+    for stack in desk.sources().stacks(dense=False):
+        weights = torch.tensor([desk.recipe.weights] * len(stack))
+        pool = pool_of(stack.pairs, weights, form)
+        merged = cluster(pool, 3, feature="joint", restarts=10, seed=Draw(desk.recipe.seed, stack.names).seed)
+        for name, labels in zip(stack.names, merged, strict=True):
+            module = [place.name for place in units.table.places].index(name)
+            assert shown[units.table.module == module].tolist() == labels.tolist()
