@@ -7,18 +7,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import studio
-from bench.evidence.world import Rows, World, ensemble, folder_of, merged
+from bench.evidence.world import TARGETS, Rows, World, ensemble, folder_of, merged
 from studio.adapter import Adapter
 from studio.learning.adamerge import SETTINGS as ADAMERGE
 from studio.learning.adamerge import adamerge
 from studio.learning.controls import TargetSettings, random_like, target_lora
-from studio.learning.data import Examples
 from studio.learning.fit import Schedule
 from studio.learning.lorahub import Search, lorahub
 from studio.learning.recycle import Recycling, recycle
 from studio.learning.regmean import input_grams, regmean
 from studio.learning.soups import Settings, learn
-from studio.text.bases import TextBase
 from studio.text.score import Variant
 from studio.text.skills import items
 
@@ -48,19 +46,28 @@ def fixed(world: World, pair: str) -> Rows:
     return world.measure(variants, pair)
 
 
-def learned(world: World, pair: str) -> Rows:
-    """(a) Coefficients from the adapters' own data, from prompts alone, and from a few examples of the composition."""
-    ab, base, given, own = world.pair(pair), world.base, world.examples(pair), world.own_examples(pair)
+def own(world: World, pair: str) -> Rows:
+    """(a) Coefficients from the adapters' own data, or from prompts alone."""
+    ab, base = world.pair(pair), world.base
     settings = Settings(schedule=Schedule(seed=world.seed))
     unlabelled = replace(ADAMERGE, schedule=Schedule(rate=1e-2, steps=50, batch=16, seed=world.seed))
     parts = [items(part, "train", 2 * world.size.examples, world.seed) for part in pair.split("+")]
     grams = [input_grams(base, adapter, part) for adapter, part in zip(ab, parts, strict=True)]
+    prompts = [item.prompt for item in world.examples(pair).all]
     variants: dict[str, Variant] = {
         "RegMean, own data": regmean(ab, grams),
-        "CAT, own data": merged(ab, learn(base, ab, own, settings)),
-        "AdaMerging, 50 prompts": merged(ab, adamerge(base, ab, [item.prompt for item in given.all], unlabelled)),
+        "CAT, own data": merged(ab, learn(base, ab, world.own_examples(pair), settings)),
+        "AdaMerging, 50 prompts": merged(ab, adamerge(base, ab, prompts, unlabelled)),
+    }
+    return world.measure(variants, pair)
+
+
+def few(world: World, pair: str) -> Rows:
+    """(a) Coefficients from a few examples of the composition."""
+    ab, base, given = world.pair(pair), world.base, world.examples(pair)
+    variants: dict[str, Variant] = {
         "LoraHub, 50": merged(ab, lorahub(base, ab, given, Search(seed=world.seed))),
-        "CAT, 50": merged(ab, learn(base, ab, given, settings)),
+        "CAT, 50": merged(ab, learn(base, ab, given, Settings(schedule=Schedule(seed=world.seed)))),
     }
     return world.measure(variants, pair)
 
@@ -70,7 +77,7 @@ def controls(world: World, pair: str) -> Rows:
     ab, base, given = world.pair(pair), world.base, world.examples(pair)
     fake = random_like(ab, world.seed)
     variants: dict[str, Variant] = {
-        "target LoRA, 50": target(base, ab, given, world.seed),
+        "target LoRA, 50": target(world, pair),
         "random LoRAs + CAT, 50": merged(fake, learn(base, fake, given, Settings(schedule=Schedule(seed=world.seed)))),
     }
     return world.measure(variants, pair)
@@ -84,10 +91,14 @@ def mixing(world: World, pair: str) -> Rows:
     return world.measure({"data mixing": studio.open_adapter(folder)}, pair)
 
 
-def target(base: TextBase, like: Sequence[Adapter], examples: Examples, seed: int) -> Adapter:
-    """A plain LoRA of the adapters' rank on the same examples; the step that validates best."""
-    schedule = Schedule(rate=TARGET_RATE, steps=TARGET_STEPS, check_every=TARGET_STEPS // 10, seed=seed)
-    return target_lora(base, like, examples, TargetSettings(schedule=schedule))
+def target(world: World, pair: str) -> Adapter:
+    """A plain LoRA of the adapters' rank on the pair's examples, the step that validates best; trained once, kept."""
+    folder = TARGETS / f"{pair.replace('+', '-')}-{world.seed}"
+    if not (folder / "adapter_config.json").is_file():
+        schedule = Schedule(rate=TARGET_RATE, steps=TARGET_STEPS, check_every=TARGET_STEPS // 10, seed=world.seed)
+        like, settings = world.pair(pair), TargetSettings(schedule=schedule)
+        target_lora(world.base, like, world.examples(pair), settings).save(folder)
+    return replace(studio.open_adapter(folder), name="target")
 
 
 def lego(world: World, pair: str) -> Rows:
@@ -107,22 +118,28 @@ def lego(world: World, pair: str) -> Rows:
     return rows
 
 
-def adaptive(world: World, pair: str) -> Rows:
-    """(c) Recycling against the target LoRA and random LoRAs, with and without the relevant adapters in the pool."""
-    base, seed, given = world.base, world.seed, world.examples(pair)
-    pools = {
-        "relevant": list(world.adapters.values()),
-        "irrelevant": [adapter for name, adapter in world.adapters.items() if name not in pair.split("+")],
-    }
-    alone = target(base, pools["relevant"], given, seed)
-    variants: dict[str, Variant] = {"base": None, "target LoRA": alone}
-    settings = Recycling(4, settings=Settings("leaky", schedule=Schedule(seed=seed)), seed=seed)
-    for name, pool in pools.items():
-        for kind, own in ((name, pool), (f"random, {name}", random_like(pool, seed))):
-            for label, helper in ((kind, None), (f"{kind} + target", alone)):
-                found = recycle(base, own, given, settings, target=helper)
-                variants[label] = merged(found.adapters, found.soup)
+def recycled(world: World, pair: str, *, is_relevant: bool, is_random: bool) -> Rows:
+    """(c) Recycling from one pool, without and with the target LoRA in it; beside the target LoRA alone."""
+    names = [name for name in world.adapters if is_relevant or name not in pair.split("+")]
+    pool: Sequence[Adapter] = [world.adapters[name] for name in names]
+    pool = random_like(pool, world.seed) if is_random else pool
+    label = f"{'random, ' if is_random else ''}{'relevant' if is_relevant else 'irrelevant'} pool"
+    alone, given = target(world, pair), world.examples(pair)
+    variants: dict[str, Variant] = {"target LoRA": alone}
+    settings = Recycling(4, settings=Settings("leaky", schedule=Schedule(seed=world.seed)), seed=world.seed)
+    for row, helper in ((label, None), (f"{label} + target", alone)):
+        found = recycle(world.base, pool, given, settings, target=helper)
+        variants[row] = merged(found.adapters, found.soup)
     return world.measure(variants, pair)
+
+
+RECYCLED: Mapping[str, Callable[[World, str], Rows]] = {
+    f"{'random' if is_random else 'real'}-{'relevant' if is_relevant else 'irrelevant'}": partial(
+        recycled, is_relevant=is_relevant, is_random=is_random
+    )
+    for is_relevant in (True, False)
+    for is_random in (False, True)
+}
 
 
 @dataclass(frozen=True)
@@ -135,9 +152,10 @@ class Experiment:
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "fixed": Experiment(fixed),
-    "learned": Experiment(learned),
+    "own": Experiment(own),
+    "few": Experiment(few),
     "controls": Experiment(controls),
-    "adaptive": Experiment(adaptive, PAIRS[:1]),
     "lego": Experiment(lego, PAIRS[:1]),
+    **{name: Experiment(run, PAIRS[:1]) for name, run in RECYCLED.items()},
     "mixing": Experiment(mixing),
 }

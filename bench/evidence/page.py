@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.evidence.world import ROOT
 from studio.files import write_atomic
-from studio.text.intervals import Interval, Values, mean_interval
+from studio.text.intervals import Interval, Values, mean_interval, share_interval
 
 PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"
@@ -22,7 +22,8 @@ PAIRS = {
     "math+spanish": "MATH + SPANISH",
     "math+code": "MATH + CODE",
 }
-COMPOSITION = ("fixed", "learned", "controls", "mixing")
+COMPOSITION = ("fixed", "own", "few", "controls", "mixing")
+RECYCLED = ("real-relevant", "real-irrelevant", "random-relevant", "random-irrelevant")
 TITLES = {
     "base": "base, no adapter",
     "sum": "sum, cat (1, 1)",
@@ -82,7 +83,7 @@ class Found:
 
     def interval(self, row: str, task: str) -> Interval:
         """Percent right, with its 95 % interval over items and seeds."""
-        return mean_interval(self.outcomes[row][task]).scaled(100)
+        return share_interval(self.outcomes[row][task])
 
 
 def found_in(results: Mapping[str, Any], pair: str, experiments: Sequence[str]) -> Found:
@@ -91,12 +92,15 @@ def found_in(results: Mapping[str, Any], pair: str, experiments: Sequence[str]) 
         (part for part in results["parts"] if part["pair"] == pair and part["experiment"] in experiments),
         key=lambda part: (experiments.index(part["experiment"]), part["seed"]),
     )
-    gathered: dict[str, dict[str, list[list[float]]]] = {}
+    gathered: dict[str, dict[str, dict[int, list[float]]]] = {}
     for part in parts:
         for row, tasks in part["rows"].items():
             for task, bits in tasks.items():
-                gathered.setdefault(row, {}).setdefault(task, []).append([float(bit) for bit in bits])
-    outcomes = {row: {task: np.array(v) for task, v in tasks.items()} for row, tasks in gathered.items()}
+                gathered.setdefault(row, {}).setdefault(task, {})[part["seed"]] = [float(bit) for bit in bits]
+    outcomes = {
+        row: {task: np.array([by_seed[seed] for seed in sorted(by_seed)]) for task, by_seed in tasks.items()}
+        for row, tasks in gathered.items()
+    }
     seeds = tuple(sorted({part["seed"] for part in parts}))
     return Found(outcomes, seeds, tuple(sorted({part["adapters"] for part in parts})))
 
@@ -208,8 +212,8 @@ def page(results: Mapping[str, Any]) -> str:
             sections.append(f"### {title}\n\n{table(found, pair)}")
     sections += ["### What holds\n\n" + CLAIMED + "\n\n" + claims(results)]
     sections += ["### Against the prototype\n\n" + BEFORE + "\n\n" + prototype(results)]
-    for experiment, head, text in (("lego", "(b) LEGO over k", LEGO), ("adaptive", "(c) Adaptive merging", ADAPTIVE)):
-        found = found_in(results, "math+shout", (experiment,))
+    for experiment, head, text in ((("lego",), "(b) LEGO over k", LEGO), (RECYCLED, "(c) Adaptive merging", ADAPTIVE)):
+        found = found_in(results, "math+shout", experiment)
         if found.outcomes:
             sections.append(f"## {head}\n\n{text}\n\n{table(found, 'math+shout')}")
     links = [f"- [{title}]({name})" for name, title in OTHERS.items() if (PAGE.parent / name).exists()]

@@ -25,6 +25,8 @@ SHIPPED = 0
 """The adapters' seed that is in assets/text."""
 SEEDS = ROOT / "build" / "seeds"
 """Where `bench.evidence.seeds` puts adapters: SEED/SKILL; seed 0 ships."""
+TARGETS = ROOT / "build" / "evidence" / "targets"
+"""Where target LoRAs are kept, by pair and seed."""
 Rows = dict[str, dict[str, str]]
 """By row, then by task: a 1 for each item that was right, a 0 for each that was not."""
 

@@ -33,6 +33,19 @@ def mean_interval(values: Values, *, level: float = 0.95, draws: int = 2000, see
     return ratio_interval(values, np.ones_like(values), level=level, draws=draws, seed=seed)
 
 
+def share_interval(right: Values, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+    """Percent right of outcomes 0 or 1, (n,) or (seeds, n).
+
+    Where all outcomes are the same, resampling them shows no spread; ten of ten is no proof of 100 %. There the other
+    bound is the exact binomial one (Clopper and Pearson 1934) over the n items, whatever the seeds.
+    """
+    found = mean_interval(right, level=level, draws=draws, seed=seed)
+    if found.low == found.high:
+        far = ((1 - level) / 2) ** (1 / np.atleast_2d(right).shape[1])
+        found = Interval(found.value, far, 1) if found.value == 1 else Interval(found.value, 0, 1 - far)
+    return found.scaled(100)
+
+
 def ratio_interval(values: Values, sizes: Values, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
     """sum(values) / sum(sizes), both (n,) or (seeds, n), with its percentile interval: nats a token, say."""
     values, sizes = np.atleast_2d(values), np.atleast_2d(sizes)

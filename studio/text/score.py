@@ -18,7 +18,7 @@ from studio.adapter import Adapter
 from studio.errors import Cancelled, LoomError
 from studio.late import torch
 from studio.text.bases import TextBase
-from studio.text.intervals import Interval, Values, mean_interval, ratio_interval
+from studio.text.intervals import Interval, Values, ratio_interval, share_interval
 from studio.text.reading import accepts
 from studio.text.rows import Block, stack_factors, view_with_rows
 from studio.text.skills import Item
@@ -135,9 +135,9 @@ class Score:
         return math.exp(min(float(self.nats.sum() / self.tokens.sum()), 700.0))
 
     def interval(self, *, seed: int = 0) -> Interval:
-        """The figure with its 95 % bootstrap interval over items."""
+        """The figure with its 95 % bootstrap interval over items; see `share_interval` for 0 and 100 %."""
         if self.kind == "exact":
-            return mean_interval(self.right, seed=seed).scaled(100)
+            return share_interval(self.right, seed=seed)
         return Interval(*(math.exp(min(part, 700.0)) for part in ratio_interval(self.nats, self.tokens, seed=seed)))
 
     @property

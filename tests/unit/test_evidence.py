@@ -26,13 +26,13 @@ def results(*parts: dict[str, Any]) -> dict[str, Any]:
 
 FULL = results(
     *(part("fixed", seed, {"sum": "1100", "TIES": "0000", "uniform cat": "0000"}) for seed in range(3)),
-    *(part("learned", seed, {"CAT, own data": "1111", "CAT, 50": "1100"}) for seed in range(3)),
+    *(part("own", seed, {"CAT, own data": "1111", "CAT, 50": "1100"}) for seed in range(3)),
     part("mixing", 0, {"data mixing": "1110"}),
 )
 
 
 def test_figures_and_seeds_are_those_of_the_parts() -> None:
-    found = found_in(FULL, "math+shout", ("fixed", "learned", "mixing"))
+    found = found_in(FULL, "math+shout", ("fixed", "own", "mixing"))
     assert found.seeds == (0, 1, 2)
     assert found.interval("sum", "math+shout:test").value == 50
     assert found.outcomes["data mixing"]["math:test"].shape == (1, 4)

@@ -13,7 +13,7 @@ import torch
 from studio.adapter import Adapter
 from studio.errors import Cancelled, LoomError, MissingFile
 from studio.text.bases import TextBase
-from studio.text.intervals import mean_interval, ratio_interval
+from studio.text.intervals import mean_interval, ratio_interval, share_interval
 from studio.text.preview import open_preview
 from studio.text.score import Score, score, table_of
 from studio.text.skills import Item
@@ -130,6 +130,15 @@ def test_interval_grows_with_the_spread_of_seeds() -> None:
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
     assert np.isnan(mean_interval(np.zeros(0)).value)
     assert ratio_interval(np.array([2.0, 4.0]), np.array([1.0, 2.0])).low == 2
+
+
+def test_ten_of_ten_is_no_proof() -> None:
+    found = share_interval(np.ones(10))
+    assert (found.value, found.high) == (100, 100)
+    assert found.low == pytest.approx(69.2, abs=0.1)  # Clopper and Pearson's table
+    assert share_interval(np.zeros((3, 10))) == pytest.approx((0, 0, 30.8), abs=0.1)  # seeds are no new items
+    mixed = np.array([1.0, 0.0, 1.0, 1.0])
+    assert share_interval(mixed) == mean_interval(mixed).scaled(100)
 
 
 def test_a_score_knows_its_interval() -> None:
