@@ -30,7 +30,7 @@ from studio.vision.score import psnr
 from studio.vision.space import between, gained, ready
 from studio.vision.transforms import TRANSFORMS
 
-_SIZE = 32  # adapters in the embedded basis; other bases show as many sliders as fit
+_SIZE = 24  # adapters in the embedded basis; other bases show as many sliders as fit
 _PATIENCE = 0.4
 _FRAMES = 5
 _MAPPED = 4  # analogies of each transform on the map
