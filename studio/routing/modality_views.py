@@ -103,6 +103,11 @@ class ModalityViews:
         found = (view.strengths[adapter] for view in self.modules)
         return float(np.sqrt(sum(strength.norm**2 for strength in found if strength is not None)))
 
+    def rank(self, adapter: int) -> int:
+        """The largest rank of one adapter."""
+        found = (view.strengths[adapter] for view in self.modules)
+        return max((strength.rank for strength in found if strength is not None), default=0)
+
     def cosine(self, pair: int) -> float:
         """Cosine of two whole adapters."""
         i, j = self.pairs[pair]

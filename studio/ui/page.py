@@ -19,6 +19,7 @@ from studio.ui.layouts import Layouts
 from studio.ui.learning import LearningPanel
 from studio.ui.library import LibraryPanel
 from studio.ui.mixer import MixerPanel
+from studio.ui.modality import ModalityPanel
 from studio.ui.panel import EDIT, PRIVATE, Shared, TabPanel, told
 from studio.ui.reading import ReadingPanel
 from studio.ui.rooms import Rooms, Settings, WarmUp
@@ -33,6 +34,7 @@ TABS: tuple[tuple[str, type[TabPanel]], ...] = (
     ("Scoreboard", ScoringPanel),
     ("Route", RoutingPanel),
     ("Analogy", AnalogyPanel),
+    ("Modalities", ModalityPanel),
 )
 EMBEDDED_BASE = "lora-loom/text-base"
 _STORED = {"token": "", "recipe": ""}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench.phi4 import Phi4, write_checkpoint
 from studio.errors import BadRecipe, LoomError
+from studio.formats import open_adapter
 from studio.routing.modality import (
     MODES,
     REFERENCE,
@@ -200,3 +203,23 @@ def test_a_model_is_left_as_it_was(adapted: Any) -> None:
         assert model.active_adapter == "speech"
     assert model.active_adapter == "vision"
     assert not any(value.requires_grad for name, value in model.named_parameters() if ".speech." in name)
+
+
+def test_adapters_out_of_a_checkpoint_load_onto_transformers_own_class(phi: Any, tmp_path: Path) -> None:
+    """From `lora_A.vision` beside base weights, extracted to folders, onto the class that has no remote code."""
+    import copy
+
+    from peft import PeftModel
+
+    write_checkpoint(tmp_path / "phi", Phi4(layers=2, width=32, hidden=40, heads=4, key_heads=2, vision=4, speech=6))
+    stored = {name: open_adapter(f"{tmp_path}/phi#{name}") for name in ("vision", "speech")}
+    folders = {name: adapter.save(tmp_path / f"{name}-lora") for name, adapter in stored.items()}
+    model = PeftModel.from_pretrained(copy.deepcopy(phi), folders["vision"], adapter_name="vision").eval()
+    model.load_adapter(folders["speech"], adapter_name="speech")
+    for name, adapter in stored.items():
+        for module in adapter.modules:
+            layer = model.get_base_model().get_submodule(module)
+            torch.testing.assert_close(layer.get_delta_weight(name), torch.from_numpy(adapter.delta(module)))
+    ids = torch.tensor([[1, 5, 9, 33]])
+    with torch.no_grad(), active(model, ModalityRouter().decide(TEXT).adapter):
+        assert torch.equal(model(input_ids=ids).logits, phi(input_ids=ids).logits)

@@ -154,6 +154,7 @@ def test_views_over_all_modules(checkpoint: Path) -> None:
     assert steps[-1] == (12, 12)
     assert views.norm(1) == pytest.approx(speech.norm(), rel=1e-5)
     assert views.pairs == ((0, 1), (0, 2), (1, 2))
+    assert (views.rank(0), views.rank(1)) == (4, 6)
     assert views.cosine(1) == pytest.approx(1.0)
     layers, kinds, norms = views.heat(0)
     assert layers == ("layers.0", "layers.1", "layers.2")

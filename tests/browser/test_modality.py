@@ -1,0 +1,35 @@
+"""The Modalities room in a browser: draw, listen, ask, override, measure."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import visiting
+from tests.browser.page import PATIENCE, Server
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=PATIENCE)
+
+
+def test_a_visitor_shows_plays_asks_and_overrides(browser: Browser, server: Server) -> None:
+    with visiting(browser, server) as visit:
+        visit.page.get_by_role("tab", name="Modalities").click()
+        expect(visit.page.locator("#said p")).to_have_text("two red stars on white")
+        expect(visit.page.locator("#lamps .lit")).to_have_text("vision")
+        visit.part("make-sound").click()
+        expect(visit.part("lamps")).to_contain_text("image+audio")
+        visit.part("ask-all").click()
+        expect(visit.page.locator("#said tr")).to_have_count(4)
+        expect(visit.page.locator("#said tr.lit th")).to_have_text("vision")
+        visit.part("route-by").get_by_text("base alone").click()
+        expect(visit.page.locator("#lamps .lit")).to_have_text("base alone")
+        visit.part("ask").click()
+        expect(visit.page.locator("#decisions li")).to_have_text(re.compile("forced"))
+        visit.page.get_by_role("tab", name="Measured").click()
+        expect(visit.page.locator("#matrix tr")).to_have_count(5)
+        visit.page.get_by_role("tab", name="A Phi-4 folder").click()
+        visit.part("phi-show").click()
+        expect(visit.page.locator("#phi-views table.heat")).to_have_count(3)
