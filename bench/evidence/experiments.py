@@ -118,12 +118,17 @@ def lego(world: World, pair: str) -> Rows:
     return rows
 
 
-def recycled(world: World, pair: str, *, is_relevant: bool, is_random: bool) -> Rows:
+def recycled(world: World, pair: str, *, which: str, is_random: bool) -> Rows:
     """(c) Recycling from one pool, without and with the target LoRA in it; beside the target LoRA alone."""
-    names = [name for name in world.adapters if is_relevant or name not in pair.split("+")]
-    pool: Sequence[Adapter] = [world.adapters[name] for name in names]
+    parts = pair.split("+")
+    pools = {
+        "relevant pool": list(world.adapters),
+        "irrelevant pool": [name for name in world.adapters if name not in parts],
+        "the pair alone": parts,
+    }
+    pool: Sequence[Adapter] = [world.adapters[name] for name in pools[which]]
     pool = random_like(pool, world.seed) if is_random else pool
-    label = f"{'random, ' if is_random else ''}{'relevant' if is_relevant else 'irrelevant'} pool"
+    label = f"random, {which}" if is_random else which
     alone, given = target(world, pair), world.examples(pair)
     variants: dict[str, Variant] = {"target LoRA": alone}
     settings = Recycling(4, settings=Settings("leaky", schedule=Schedule(seed=world.seed)), seed=world.seed)
@@ -134,11 +139,11 @@ def recycled(world: World, pair: str, *, is_relevant: bool, is_random: bool) -> 
 
 
 RECYCLED: Mapping[str, Callable[[World, str], Rows]] = {
-    f"{'random' if is_random else 'real'}-{'relevant' if is_relevant else 'irrelevant'}": partial(
-        recycled, is_relevant=is_relevant, is_random=is_random
-    )
-    for is_relevant in (True, False)
-    for is_random in (False, True)
+    "real-relevant": partial(recycled, which="relevant pool", is_random=False),
+    "real-pair": partial(recycled, which="the pair alone", is_random=False),
+    "real-irrelevant": partial(recycled, which="irrelevant pool", is_random=False),
+    "random-relevant": partial(recycled, which="relevant pool", is_random=True),
+    "random-irrelevant": partial(recycled, which="irrelevant pool", is_random=True),
 }
 
 

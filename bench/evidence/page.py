@@ -23,7 +23,7 @@ PAIRS = {
     "math+code": "MATH + CODE",
 }
 COMPOSITION = ("fixed", "own", "few", "controls", "mixing")
-RECYCLED = ("real-relevant", "real-irrelevant", "random-relevant", "random-irrelevant")
+RECYCLED = ("real-relevant", "real-pair", "real-irrelevant", "random-relevant", "random-irrelevant")
 TITLES = {
     "base": "base, no adapter",
     "sum": "sum, cat (1, 1)",
@@ -304,4 +304,5 @@ LEGO = """Clusters of the units of MATH and SHOUT (16 in all); `canonical` units
 have matching signs. LEGO's own rank is 8; k = 16 keeps every unit and only scales."""
 ADAPTIVE = """Recycling as its paper does: the 4 adapters that answer the examples best, leaky coefficients from zero,
 learned on 50 examples of MATH + SHOUT. The relevant pool is all ten embedded adapters, the irrelevant one lacks MATH
-and SHOUT; "random" redraws every factor with the same spread; "+ target" puts the target LoRA in the pool."""
+and SHOUT; "random" redraws every factor with the same spread; "+ target" puts the target LoRA in the pool; "the pair
+alone" spares the selection its choice, which no adapter that answers alone can win on a composition."""

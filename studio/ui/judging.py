@@ -14,9 +14,11 @@ from studio.learning.beside import controls
 from studio.learning.controls import TargetSettings
 from studio.learning.data import unseen
 from studio.learning.fit import Schedule
-from studio.recipe import Recipe, Source
+from studio.learning.regmean import input_grams, regmean
+from studio.recipe import Recipe, Source, parse
 from studio.scoreboard import Board, Entry, Row, entry_of, judge
 from studio.text.bases import TextBase
+from studio.text.skills import items
 from studio.text.tasks import Task
 from studio.ui.panel import Job
 from studio.ui.training import SLOTS, Result
@@ -28,7 +30,8 @@ TARGET_STEPS = 200
 class Question:
     """What is to be judged, over which adapters and tasks; `learned` is the run behind the desk's recipe, if one is.
 
-    `desk_recipe` is judged as a row of its own; it may have more sources than `pins`, the adapters chosen.
+    `regmean` adds that merge, from the chosen adapters' own training questions. `desk_recipe` is judged as a row of its
+    own; it may have more sources than `pins`, the adapters chosen.
     """
 
     sources: Sources
@@ -36,6 +39,7 @@ class Question:
     recipes: tuple[Recipe, ...]
     tasks: tuple[Task, ...]
     own: dict[str, str]
+    regmean: bool = False
     desk_recipe: Recipe | None = None
     learned: Result | None = None
 
@@ -67,6 +71,8 @@ class Judging:
             base = self.open_base()
             asked = self.question
             entries = [entry_of(recipe) for recipe in asked.recipes]
+            if asked.regmean:
+                entries.append(self._regmean(base))
             if asked.desk_recipe is not None:
                 entries += self._desk_entries(base, asked.desk_recipe)
             tasks = self._fair(asked.tasks)
@@ -101,6 +107,17 @@ class Judging:
                 raise Cancelled("The judging was stopped before the controls were there")
             found.append(entry)
         return found
+
+    def _regmean(self, base: TextBase) -> Entry:
+        """RegMean as a row. No recipe over the adapters gives it, so it is saved, and its recipe has it as a source."""
+        self.said = "RegMean: reading each adapter's own questions"
+        adapters = self.question.sources.adapters
+        grams = [input_grams(base, adapter, items(adapter.name, "train", 100, 0)) for adapter in adapters]
+        merged = regmean(adapters, grams)
+        number = 1 + sum(1 for _ in self.desk.workspace.glob("regmean-*"))
+        merged.save(self.desk.workspace / f"regmean-{number}")
+        recipe = parse({"sources": [{"path": f"upload:regmean-{number}", "name": "regmean", "weight": 1.0}]})
+        return Entry("RegMean, own data", "merge", recipe, merged)
 
     def _fair(self, tasks: Sequence[Task]) -> list[Task]:
         """The tasks without what was learned from."""

@@ -22,6 +22,8 @@ from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
 from studio.ui.training import Result, open_base
 
 _PAUSE = 0.5
+REGMEAN = "regmean"  # no registered method: it needs activations
+_REGMEAN_TITLE = "RegMean: from each skill's own questions"
 MAX_ROWS = 60
 """Swept rows on the page; the command line judges any number."""
 
@@ -58,7 +60,7 @@ class ScoringPanel:
             "Your own task (JSONL)", file_types=[".jsonl", ".json"], size="sm", elem_id="own-task"
         )
         self.methods = gr.Dropdown(
-            [(found.title, id) for id, found in methods().items()],
+            [*((found.title, id) for id, found in methods().items()), (_REGMEAN_TITLE, REGMEAN)],
             value=["cat", "ties", "lego"],
             label="Methods",
             multiselect=True,
@@ -238,6 +240,11 @@ def _question(
     found = {task.name: task for task in (asked.task(desk, value, int(count), 1) for value in tasks)}
     relations = _own(desk, [adapter.name for adapter in sources.adapters], own or "", int(count), found)
     recipes: Sequence[Recipe] = ()
+    with_regmean = REGMEAN in (ids or [])
+    if with_regmean and len(asked.embedded(desk)) < len(desk.entries):
+        why = "it needs each adapter's own training questions, and knows those of the embedded skills"
+        raise LoomError("RegMean cannot be judged here", why, "take it off the methods, or use it from Python")
+    ids = [id for id in ids or [] if id != REGMEAN]
     if ids:
         weights, scales, seeds, knob, values = (text or "" for text in sweep)
         knobs = {knob: values} if knob and values.strip() else {}
@@ -248,7 +255,7 @@ def _question(
             f"The sweep has {len(recipes)} rows", f"the page judges {MAX_ROWS}", "try fewer values, or `studio score`"
         )
     desk_recipe = desk.recipe if desk_too or learned else None
-    return Question(sources, pins, tuple(recipes), tuple(found.values()), relations, desk_recipe, learned)
+    return Question(sources, pins, tuple(recipes), tuple(found.values()), relations, with_regmean, desk_recipe, learned)
 
 
 def _own(desk: Desk, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:

@@ -219,6 +219,23 @@ def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
     assert "negative" in board.table(run.rows)
 
 
+def test_regmean_is_a_row_that_opens(page: Page, token: str) -> None:
+    sweep = (["regmean"], "1", "1", "0", "", "")
+    whole(scoring(page).on_judge(token, ["math", "shout"], ["math:test"], 2, "", False, *sweep))
+    run = scoring(page).judgings.get(token)
+    assert run
+    assert run.rows[-1].entry.name == "RegMean, own data"
+    merged = run.rows[-1].entry.adapter
+    assert merged
+    scoring(page).on_row(token, len(run.rows) - 1)
+    opened = page.shared.desk(token).compose().adapter
+    name = next(iter(merged.modules))
+    np.testing.assert_allclose(opened.delta(name), merged.delta(name), atol=1e-5)
+    page.shared.desk(token).load(load_preset("04-two-voices"), "preset")
+    with pytest.raises(gr.Error, match="own training questions"):
+        whole(scoring(page).on_judge(token, ["shakespeare"], ["shakespeare"], 2, "", False, *sweep))
+
+
 @pytest.mark.parametrize(
     ("names", "tasks", "sweep", "said"),
     [
