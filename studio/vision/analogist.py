@@ -32,6 +32,9 @@ class Analogist(Protocol):
     def route(self, seen: Any, temperature: float = 1.0) -> Tensor:
         """The mix that the pictures ask for."""
 
+    def blend(self, first: Any, second: Any, t: float) -> Any:
+        """What was seen, its example a part t of the way to another's."""
+
     def draw(
         self,
         seen: Any,

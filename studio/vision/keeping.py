@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from studio.compose import Composition, Sources, compose
 from studio.files import sha256
@@ -57,34 +57,43 @@ def recipe_of(
     strength: float = 1.0,
     *,
     rank: int = 0,
-    chosen: Sequence[int] | None = None,
     name: str = "analogy",
     note: str = "",
 ) -> Recipe:
     """The recipe of a mix (layers, N): its adapters weighted by layer; `rank` 0 keeps all, exactly.
 
-    `chosen` takes only these adapters, by index from 0, with the shares that they have. Raises `LoomError` for a mix
-    of the wrong shape.
+    Raises `LoomError` for a mix of the wrong shape.
     """
     shares = (opened.basis.check(mix).float() * strength).tolist()
-    wanted = range(opened.basis.size) if chosen is None else chosen
     sources = [
         opened.source(index).model_copy(
             update={
                 "weight": 0.0,
                 "modules": {
-                    PREFIX + layer: float(f"{row[index]:.{_DIGITS}g}")
-                    for layer, row in zip(opened.basis.layers, shares, strict=True)
+                    PREFIX + layer: _rounded(row[index]) for layer, row in zip(opened.basis.layers, shares, strict=True)
                 },
             }
         )
-        for index in wanted
+        for index in range(opened.basis.size)
     ]
     method = {"method": "svd", "knobs": {"rank": rank}} if rank else {"method": "cat"}
-    return Recipe.model_validate(
-        {"name": name, "note": note, "sources": [source.model_dump() for source in sources], **method}
-        | ({"base": opened.basis.base} if opened.basis.base else {})
-    )
+    return Recipe.model_validate({"name": name, "note": note, "sources": _fields(sources), **method})
+
+
+def recipe_at_large(opened: OpenBasis, mix: Tensor, strength: float, chosen: Sequence[int]) -> Recipe:
+    """A recipe of some adapters, by index from 0, at their mean shares over layers: one weight each, to be moved."""
+    means = (opened.basis.check(mix).float().mean(0) * strength).tolist()
+    sources = [opened.source(index).model_copy(update={"weight": _rounded(means[index], digits=3)}) for index in chosen]
+    note = f"The {len(chosen)} strongest adapters of a LoRWeB basis in one analogy, at their mean shares over layers."
+    return Recipe.model_validate({"name": "basis", "note": note, "sources": _fields(sources), "method": "cat"})
+
+
+def _fields(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    return [source.model_dump() for source in sources]
+
+
+def _rounded(value: float, digits: int = _DIGITS) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def kept(opened: OpenBasis, recipe: Recipe, on_step: Callable[[int, int, str], None] | None = None) -> Composition:

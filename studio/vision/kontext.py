@@ -99,6 +99,12 @@ class KontextModel:
         with torch.no_grad():
             return self.basis.coefficients(seen.query, temperature)
 
+    def blend(self, first: KontextSeen, second: KontextSeen, t: float) -> KontextSeen:
+        """The example pictures a part t of the way from one to another; b is the first's."""
+        other = second.grid if second.grid.size == first.grid.size else second.grid.resize(first.grid.size)
+        query = (1 - t) * first.query + t * second.query
+        return KontextSeen(Image.blend(first.grid, other, t), query, first.size)
+
     def draw(
         self,
         seen: KontextSeen,

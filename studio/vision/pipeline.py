@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from studio.late import diffusers, torch, transformers
 from studio.tensors import open_safetensors
 from studio.vision.analogist import OnStep
 from studio.vision.latents import all_positions, euler, pack, strip, unpack
-from studio.vision.lorweb import Lorweb
+from studio.vision.lorweb import PREFIX, Lorweb
 from studio.vision.lorweb_file import read_lorweb
 from studio.vision.transforms import TRANSFORMS
 
@@ -52,6 +54,7 @@ class AnalogyModel:
     basis: Lorweb
     text: torch.Tensor  # (1, tokens, width) of the empty instruction
     pooled: torch.Tensor  # (1, width)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def usual_steps(self) -> int:
@@ -84,6 +87,11 @@ class AnalogyModel:
         """The mix for pictures already looked at, (layers, N)."""
         with torch.no_grad():
             return self.basis.coefficients(seen.query.clone(), temperature)
+
+    def blend(self, first: Seen, second: Seen, t: float) -> Seen:
+        """The example pictures a part t of the way from one to another; b is the first's."""
+        part = (1 - t) * first.context + t * second.context
+        return Seen(first.latents, part, (1 - t) * first.query + t * second.query)
 
     def analogy(
         self,
@@ -119,9 +127,42 @@ class AnalogyModel:
     ) -> Image.Image:
         """b' for pictures already looked at and a mix (layers, N). Raises `LoomError` for a wrong mix or step count."""
         check_drawing(steps, seed, strength)
+        return self._drawn(seen, self.basis.deltas(mix, strength), steps, seed, on_step)
+
+    def draw_loras(
+        self,
+        seen: Seen,
+        loras: Iterable[tuple[Adapter, float]],
+        *,
+        steps: int = STEPS,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Image.Image:
+        """b' with ordinary LoRAs in place of a mix, each times its weight; without any, what the base does alone.
+
+        Raises `LoomError` for an adapter that does not fit this model.
+        """
+        check_drawing(steps, seed, 1.0)
+        shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+        deltas: dict[str, torch.Tensor] = {}
+        for adapter, weight in loras:
+            for name, module in adapter.modules.items():
+                place = name.removeprefix(PREFIX)
+                if shapes.get(f"{place}.weight") != module.shape:
+                    why = f"{place} is {shapes.get(f'{place}.weight', 'not there')}, it adapts {module.shape}"
+                    raise LoomError(f"{adapter.name} does not fit the embedded analogy model", why)
+                delta = torch.from_numpy(module.delta()) * weight
+                deltas[place] = deltas[place] + delta if place in deltas else delta
+        return self._drawn(seen, deltas, steps, seed, on_step)
+
+    def _drawn(
+        self, seen: Seen, deltas: Mapping[str, torch.Tensor], steps: int, seed: int, on_step: OnStep | None
+    ) -> Image.Image:
+        """b' with dense updates by module, from the seed's noise."""
         noise = torch.randn(seen.latents.shape, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
-            weights = self._merged(mix, strength)
+            own = self._weights
+            weights = {f"{name}.weight": own[f"{name}.weight"] + delta for name, delta in deltas.items()}
             final = euler(
                 lambda x, t: self._velocity(x, t, seen.context, weights),
                 noise,
@@ -187,11 +228,11 @@ class AnalogyModel:
         normed: torch.Tensor = torch.nn.functional.layer_norm(embedded, embedded.shape[1:])
         return normed.flatten()
 
-    def _merged(self, mix: torch.Tensor, strength: float) -> dict[str, torch.Tensor]:
-        """The adapted weights with one mix in them."""
-        base = dict(self.transformer.named_parameters())
-        deltas = self.basis.deltas(mix, strength)
-        return {f"{name}.weight": base[f"{name}.weight"] + delta for name, delta in deltas.items()}
+    @property
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The transformer's own parameters by name, not those that another call has swapped in."""
+        with self.lock:
+            return dict(self.transformer.named_parameters())
 
     def _velocity(
         self, x: torch.Tensor, time: float, context: torch.Tensor, weights: dict[str, torch.Tensor]
@@ -208,7 +249,8 @@ class AnalogyModel:
             "img_ids": ids[self.text.shape[1] :],
             "return_dict": False,
         }
-        out = torch.func.functional_call(self.transformer, weights, kwargs=inputs)[0]
+        with self.lock:  # functional_call swaps parameters for its time: two at once would leave each other's behind
+            out = torch.func.functional_call(self.transformer, weights, kwargs=inputs)[0]
         return unpack(out[:, : target.shape[1]], x.shape[2], x.shape[3])
 
 

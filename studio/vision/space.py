@@ -32,11 +32,13 @@ def ready(task: Task, seed: int = 0) -> Ready:
 
 
 def gained(mix: Tensor, gains: Sequence[float], *, renormalise: bool = False) -> Tensor:
-    """Each adapter's share times its gain, in every layer; 1 leaves it, 0 mutes it.
+    """Each adapter's share times its gain, in every layer; 1 leaves it, 0 mutes it; missing gains are 1.
 
     With `renormalise` each layer's shares sum to what they summed before, unless nothing is left.
     """
-    scaled = mix * torch.tensor(list(gains), dtype=mix.dtype)
+    size = mix.shape[-1]
+    padded = [*gains, *[1.0] * size][:size]
+    scaled = mix * torch.tensor(padded, dtype=mix.dtype)
     if not renormalise:
         return scaled
     before, after = mix.sum(-1, keepdim=True), scaled.sum(-1, keepdim=True)

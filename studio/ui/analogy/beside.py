@@ -1,0 +1,113 @@
+"""This analogy beside plain LoRAs: none, one fixed mix for every edit, and this one cut to a small rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.adapter import Adapter
+from studio.errors import LoomError
+from studio.late import torch
+from studio.ui.analogy.models import OnStep
+from studio.ui.analogy.room import Room
+from studio.ui.analogy.sitting import Picture, Sitting
+from studio.ui.analogy.words import decibels
+from studio.ui.panel import PRIVATE, Job, told_while
+from studio.vision.keeping import kept, recipe_of
+
+Draw = Callable[[OnStep | None], Picture]
+_PATIENCE = 0.4
+_MAX_RANK = 64
+_NOTE = """What routing buys. *No adapter* is the base alone. *One mix for all* is the mean of the mixes of many
+analogies, a plain LoRA of the same rank that knows the pictures but is not asked anew by each. *Cut to rank …* is this
+analogy as a small plain LoRA. Single LoRAs *trained* beside the basis for equal time are not shipped; their figures
+stand in docs/evidence-vision.md."""
+
+
+class BesidePanel:
+    """Draws the same b with the same noise by several adapters."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+
+    def build(self) -> None:
+        """A rank, a button and a row of pictures."""
+        gr.Markdown(_NOTE)
+        with gr.Row():
+            self.rank = gr.Slider(1, _MAX_RANK, 4, step=1, label="Rank to cut to", elem_id="beside-rank")
+            self.draw = gr.Button("Draw them side by side", size="sm", elem_id="draw-beside")
+        self.row = gr.Gallery(
+            label="The same b and noise", columns=4, height=200, allow_preview=False, elem_id="beside", buttons=[]
+        )
+
+    def wire(self) -> None:
+        """Connect the listener."""
+        self.draw.click(self.on_draw, [self.room.shared.token, self.rank], self.row, **PRIVATE)
+
+    @told_while
+    def on_draw(self, token: str, rank: float) -> Iterator[Any]:
+        """One picture after another."""
+        sitting = self.room.full(token)
+        if sitting.model:
+            raise LoomError("Only the embedded model draws these", next="go back to it to compare")
+        columns = Columns(self.room, sitting, min(max(int(rank), 1), _MAX_RANK))
+        found: list[tuple[Picture, str]] = []
+        for title, draw in columns.all():
+            job = Job(draw)
+            while not job.wait(_PATIENCE):
+                yield [*found]
+            picture = job.result()
+            found.append((picture, _caption(title, picture, sitting)))
+            yield [*found]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The pictures of one comparison, each made when it is asked for."""
+
+    room: Room
+    sitting: Sitting
+    rank: int
+
+    def all(self) -> tuple[tuple[str, Draw], ...]:
+        """Titles and what draws them, plainest first."""
+        basis = self.room.opened(self.sitting).basis.basis
+        return (
+            ("no adapter", self.plain),
+            ("one mix for all", self.fixed),
+            (f"cut to rank {self.rank}", self.cut),
+            (f"this analogy, rank {basis.size * basis.rank}", self.whole),
+        )
+
+    def plain(self, on_step: OnStep | None = None) -> Picture:
+        """The base alone."""
+        return self._drawn([])
+
+    def fixed(self, on_step: OnStep | None = None) -> Picture:
+        """The mean of the mixes of many analogies: a LoRA that the pictures do not route."""
+        mean = torch.from_numpy(self.room.models.mapped(on_step).mixes).mean(0)
+        return self._drawn([(self.room.models.embedded().lora(mean, self.sitting.strength), 1.0)])
+
+    def cut(self, on_step: OnStep | None = None) -> Picture:
+        """This analogy as the best LoRA of a small rank."""
+        opened, mix = self.room.opened(self.sitting).basis, self.room.mixed(self.sitting)
+        recipe = recipe_of(opened, mix, self.sitting.strength, rank=self.rank)
+        return self._drawn([(kept(opened, recipe, on_step).adapter, 1.0)])
+
+    def whole(self, on_step: OnStep | None = None) -> Picture:
+        """This analogy."""
+        return self._drawn(
+            [(self.room.models.embedded().lora(self.room.mixed(self.sitting), self.sitting.strength), 1.0)]
+        )
+
+    def _drawn(self, loras: list[tuple[Adapter, float]]) -> Picture:
+        sitting = self.sitting
+        seen = self.room.blended(sitting)
+        return self.room.models.embedded().draw_loras(seen, loras, steps=sitting.steps, seed=sitting.seed)
+
+
+def _caption(title: str, found: Picture, sitting: Sitting) -> str:
+    return title if sitting.truth is None else f"{title}: {decibels(found, sitting.truth):.1f} dB"
