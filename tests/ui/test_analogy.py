@@ -130,7 +130,8 @@ def test_a_saved_analogy_reloads_and_gives_the_same_picture(panel: AnalogyPanel,
     panel.space.on_field("strength", token, 1.2)
     before = drawn(panel, token)
     updates = last(panel.keep.on_save(token, 0, format))
-    assert "rank 128" in updates[panel.keep.saved]
+    basis = panel.room.models.get().basis.basis
+    assert f"rank {basis.size * basis.rank}," in updates[panel.keep.saved]
     assert "100.00%" in updates[panel.keep.saved]
     again = open_adapter(updates[panel.keep.download]["value"])
     model = panel.room.models.embedded()
@@ -156,9 +157,10 @@ def test_analogy_and_basis_open_in_compose(panel: AnalogyPanel, token: str) -> N
 
 
 def test_plain_loras_stand_beside(panel: AnalogyPanel, token: str) -> None:
+    basis = panel.room.models.get().basis.basis
     row = last(panel.beside.on_draw(token, 4))
     assert [caption.split(":")[0] for _, caption in row] == [
-        "no adapter", "one mix for all", "cut to rank 4", "this analogy, rank 128",
+        "no adapter", "one mix for all", "cut to rank 4", f"this analogy, rank {basis.size * basis.rank}",
     ]  # fmt: skip
     figures = [float(caption.split(": ")[1].removesuffix(" dB")) for _, caption in row]
     assert figures[3] == max(figures)

@@ -22,6 +22,8 @@ from studio.vision.score import psnr
 from studio.vision.space import ready
 from tests.kontext import clip_folder, kontext_pipeline, lorweb_folder
 
+SIZE = read_lorweb(EMBEDDED / "lorweb").size
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -58,7 +60,7 @@ def test_b2_is_drawn_and_its_coefficients_draw_it_again(
     assert psnr(values(out), values(folder / "truth.png")) > 25
     saved = json.loads(coeffs.read_text())
     rows = np.array(list(saved["layers"].values()))
-    assert rows.shape == (49, 32)
+    assert rows.shape == (49, SIZE)
     np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-5)
     assert saved["effective_adapters"] == pytest.approx((1 / (rows**2).sum(1)).mean(), rel=1e-5)
     assert run(capsys, folder, "-o", again, "--mix", coeffs)[0] == 0
@@ -89,7 +91,7 @@ def test_the_analogy_is_kept_as_a_lora_with_its_recipe(
     kept = open_adapter(lora)
     with zipfile.ZipFile(lora) as archive:
         recipe = read_yaml(archive.read("recipe.yaml").decode())
-    assert len(recipe.sources) == 32
+    assert len(recipe.sources) == SIZE
     assert not any(recipe.sources[2].modules.values())  # muted
     composed = compose(recipe).adapter  # from the recipe alone
     for name in list(kept.modules)[::12]:
@@ -144,7 +146,7 @@ def test_hostile_pictures_are_one_line(capsys: pytest.CaptureFixture[str], folde
         (("-o", "b2.png", "--seed", "-1"), "seed -1 is out of range"),
         (("-o", "b2.png", "--strength", "inf"), "strength inf is out of range"),
         (("-o", "b2.png", "--gain", "three=0"), "is not a gain"),
-        (("-o", "b2.png", "--gain", "33=0"), "adapters are 1 to 32"),
+        (("-o", "b2.png", "--gain", f"{SIZE + 1}=0"), f"adapters are 1 to {SIZE}"),
         (("-o", "b2.png", "--mix", "nowhere.json"), "no coefficients at"),
         (("-o", "b2.png", "--basis", "nowhere"), "no lorweb file"),
         (("-o", "b2.png", "--prompt", "blue"), "means nothing to the embedded model"),
@@ -175,8 +177,8 @@ def test_broken_coefficients_are_refused(
 ) -> None:
     path = tmp_path / "coeffs.json"
     if damage in {"row", "nan"}:
-        layers = {name: [1.0] * 32 for name in read_lorweb(EMBEDDED / "lorweb").layers}
-        layers[next(iter(layers))] = [1.0] * 31 if damage == "row" else [float("nan")] * 32
+        layers = {name: [1.0] * SIZE for name in read_lorweb(EMBEDDED / "lorweb").layers}
+        layers[next(iter(layers))] = [1.0] * (SIZE - 1) if damage == "row" else [float("nan")] * SIZE
         damage = json.dumps({"format": 1, "layers": layers})
     path.write_text(damage)
     status, _, trouble = run(capsys, folder, "-o", tmp_path / "b2.png", "--mix", path)

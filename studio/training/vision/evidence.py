@@ -40,6 +40,9 @@ What was trained:
 
 {headline}
 
+The shipped basis went on from seed 0 to {long:.0f} s, and keeps {kept} of its {whole} adapters a layer: on the same fresh
+trials {cost} dB on seen transforms ([docs/embedded-vision.md](embedded-vision.md)).
+
 Not known: single LoRAs at the length of the shipped run ({long:.0f} s), and at a tuned learning rate; other N and r.
 The relation encoder and the router are LoRWeB's alone, as in the paper. Scenes are drawn, 64 x 64. The single LoRAs'
 weights are not shipped: the page's tab *Plain LoRAs* shows the base alone, one fixed mix for every edit, and one
@@ -59,6 +62,7 @@ def page(results: Mapping[str, Any]) -> str:
         differences=differences(results),
         fits=fits(results),
         headline=headline(results),
+        **_trimmed(results),
         long=results["fits"]["lorweb-0"]["seconds"] + results["fits"]["lorweb-main"]["seconds"],
     )
 
@@ -91,6 +95,13 @@ def headline(results: Mapping[str, Any]) -> str:
     rest = [TITLES[s] for s in SPLITS if s not in ahead]
     won = f"With every seed LoRWeB is ahead in PSNR on {', '.join(TITLES[s] for s in ahead)}"
     return f"**{won}; not on {', '.join(rest)}.**" if rest else f"**{won}.**"
+
+
+def _trimmed(results: Mapping[str, Any]) -> dict[str, Any]:
+    """How many adapters are shipped of how many trained, and what leaving out the rest costs."""
+    whole, kept = sorted(results["trimmed"], key=int, reverse=True)
+    before, after = (results["trimmed"][size]["seen"]["psnr"] for size in (whole, kept))
+    return {"whole": whole, "kept": kept, "cost": f"{after:.1f} for {before:.1f}"}
 
 
 def _seeds(results: Mapping[str, Any]) -> list[str]:

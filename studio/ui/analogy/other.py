@@ -15,6 +15,7 @@ from studio.ui import views
 from studio.ui.analogy.models import Opened
 from studio.ui.analogy.room import Room
 from studio.ui.analogy.sitting import SLIDERS
+from studio.ui.analogy.space import SpacePanel
 from studio.ui.panel import EDIT, PRIVATE, Job, told, told_while
 from studio.vision.keeping import OpenBasis
 from studio.vision.kontext import GUIDANCE, SIDE, Prompting
@@ -70,14 +71,14 @@ class OtherPanel:
             self.guidance = gr.Slider(0, 10, GUIDANCE, step=0.1, label="Guidance", elem_id="other-guidance")
             self.side = gr.Slider(128, 1024, SIDE, step=16, label="Pixels of a side", elem_id="other-side")
 
-    def wire(self, steps: gr.Slider, gains: list[gr.Slider]) -> None:
+    def wire(self, steps: gr.Slider, space: SpacePanel) -> None:
         """Connect the listeners; a model brings its own number of steps and adapters."""
         token, version = self.room.shared.token, self.room.version
-        self.steps, self.gains = steps, gains
+        self.steps, self.space = steps, space
         named = [token, self.base, self.basis, self.encoder]
         for field in (self.base, self.basis, self.encoder):
             field.blur(self.on_named, named, self.terms, **PRIVATE)
-        changed = [self.note, steps, *gains, version]
+        changed = [self.note, steps, *space.gains, version]
         wish = [*named, self.accept, self.offload, self.float8, self.prompt, self.guidance, self.side]
         self.open.click(self.on_open, wish, changed, **PRIVATE)
         self.back.click(self.on_back, [token], changed, **PRIVATE)
@@ -135,11 +136,8 @@ class OtherPanel:
         sitting = self.room.sitting(token)
         updates: dict[Any, Any] = {self.note: views.message(escape(said), "good")}
         version = self.room.look(token, sitting.pictures, sitting.truth)
-        return updates | self._controls(most, model.usual_steps, model.basis.size) | {self.room.version: version}
-
-    def _controls(self, most: int, steps: int, size: int) -> dict[Any, Any]:
-        sliders = {gain: gr.update(value=1.0, visible=i < size) for i, gain in enumerate(self.gains)}
-        return {self.steps: gr.update(maximum=most, value=steps), **sliders}
+        controls = {self.steps: gr.update(maximum=most, value=model.usual_steps), **self.space.sized(model.basis.size)}
+        return updates | controls | {self.room.version: version}
 
     def _local(self, token: str) -> None:
         """Refuse where the studio is not local: it opens no paths of its machine and downloads nothing of this size."""

@@ -66,8 +66,8 @@ class AnalogyPanel:
         self.atlas.wire(pictures, self.space)
         self.keep.wire()
         self.beside.wire()
-        self.other.wire(pictures.steps, self.space.gains)
-        opened = [pictures.state, pictures.strip, self.space.second, *pictures.slots, version]
+        self.other.wire(pictures.steps, self.space)
+        opened = [pictures.state, pictures.strip, self.space.second, *self.space.gains, *pictures.slots, version]
         tab.select(self.on_open, [token], [*opened, self.early], **PRIVATE)
         token.change(self.on_token, [token, self.early], [*opened, self.early], **PRIVATE)
         shown = [
@@ -105,7 +105,8 @@ class AnalogyPanel:
         thumbs = [(to_picture(ready((name,)).a2), title(name)) for name in models.names]
         a, a2, b, truth, *_, version = self.pictures.show(token, (models.names[0],), 0)
         slots = dict(zip(self.pictures.slots, (a, a2, b, truth), strict=True))
-        choices = {self.space.second: self.space.choices(), self.pictures.strip: thumbs}
+        sliders = self.space.sized(models.get().basis.basis.size)
+        choices = {self.space.second: self.space.choices(), self.pictures.strip: thumbs, **sliders}
         yield {state: "", **choices, **slots, self.room.version: version}
 
     @told_while

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-SLIDERS = 32  # adapters in the embedded basis; other bases show as many sliders as fit
+SLIDERS = 32  # as many as released bases have adapters; those of smaller ones are hidden
 Picture = Image.Image
 
 

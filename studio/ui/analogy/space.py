@@ -63,6 +63,10 @@ class SpacePanel:
             buttons=[],
         )  # fmt: skip
 
+    def sized(self, size: int) -> dict[Any, Any]:
+        """As many sliders as the basis has adapters, all at 1."""
+        return {gain: gr.update(value=1.0, visible=i < size) for i, gain in enumerate(self.gains)}
+
     def choices(self) -> Any:
         """The other edits that can be chosen."""
         return gr.update(choices=[(title(name), name) for name in self.room.models.names])
