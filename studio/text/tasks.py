@@ -69,7 +69,7 @@ def voice_task(name: str) -> Task:
 def named_task(name: str, n: int = 100, seed: int = 1) -> Task:
     """A task by one word, as the command line and recipes give it.
 
-    `math+shout` or `math+shout:kept` is a skill and split, `fable` a voice, another word a path. Raises `BadTask` or
+    `math+shout` or `math+shout:kept` is a skill and split, `recipes` a voice, another word a path. Raises `BadTask` or
     `MissingFile` with what would have worked.
     """
     skill, _, split = name.partition(":")

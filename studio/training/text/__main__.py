@@ -218,6 +218,8 @@ def make_files(run: Run) -> None:
     """Everything under `--out`, but for the card, which people write."""
     write_base(run.out / "base", run.base().state_dict(), run.tokenizer(), run.plan.base.shape)
     for name, adapter in run.adapters(SHIPPED_SEED).items():
+        if name in corpus.VOICES and name not in corpus.SHIPPED_VOICES:
+            continue
         write_adapter(run.out / "adapters" / name, adapter)
     write_json(run.out / "prompts.json", shipped())
     write(run.out / "results.json", (run.work / "results.json").read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
+from studio.training.text.corpus import SHIPPED_VOICES
 
 STORIES: tuple[tuple[str, str], ...] = (
     ("The classic start", "There once was a little girl named Lily who lived near the forest."),
@@ -64,6 +65,7 @@ def shipped() -> dict[str, Any]:
                     "answer": item.answer.strip(),
                 }
             )
-    for name, (caption, prompt) in VOICES.items():
+    for name in SHIPPED_VOICES:
+        caption, prompt = VOICES[name]
         rows.append({"kind": "voice", "caption": caption, "prompt": prompt, "adapters": [name], "answer": None})
     return {"format": 1, "prompts": rows}

@@ -1,6 +1,6 @@
 """Does an adapter write in its voice? A small classifier, trained and tested on separate text, reads what it writes.
 
-The classifier knows the four voices and plain stories by their character n-grams. It learns from the part of each text
+The classifier knows the two voices and plain stories by their character n-grams. It learns from the part of each text
 that the adapters were trained on, and its own accuracy is measured on the last 5 %, which no adapter and no checkpoint
 ever saw. Then it judges samples: from the openings of stories, which pull towards the base's own voice, and from each
 voice's own prompt.
@@ -86,10 +86,10 @@ def written(preview: Preview, prompts: Sequence[str]) -> dict[str, list[str]]:
 def judged(base: TextBase, folder: Path, texts: Mapping[str, str]) -> dict[str, Any]:
     """The classifier's accuracy, and the percent of each column's samples that it gives to each voice."""
     classifier = trained(texts)
-    preview = open_preview(base, [open_adapter(folder / name) for name in corpus.VOICES])
+    preview = open_preview(base, [open_adapter(folder / name) for name in corpus.SHIPPED_VOICES])
     openings = written(preview, [prompt for _, prompt in STORIES])
     samples: dict[str, Any] = {"story openings": openings}
-    for name in corpus.VOICES:
+    for name in corpus.SHIPPED_VOICES:
         own = written(preview, [VOICES[name][1]] * len(STORIES))
         samples[f"{name}'s own prompt"] = {column: own[column] for column in ("base", name)}
     shares = {
@@ -105,14 +105,14 @@ def judged(base: TextBase, folder: Path, texts: Mapping[str, str]) -> dict[str, 
 
 def texts_of(folder: Path) -> dict[str, str]:
     """The voices' texts, and simple stories that nobody trained on."""
-    return {name: corpus.voice(folder, name) for name in corpus.VOICES} | {
+    return {name: corpus.voice(folder, name) for name in corpus.SHIPPED_VOICES} | {
         STORY: "\n\n".join(corpus.valid_stories(folder))
     }
 
 
 def excerpts(texts: Mapping[str, str]) -> dict[str, list[str]]:
     """Held-out excerpts of each voice, for tasks of perplexity."""
-    return {name: evenly(passages(texts[name], 0.95, 1, EXCERPT), HELD_OUT) for name in corpus.VOICES}
+    return {name: evenly(passages(texts[name], 0.95, 1, EXCERPT), HELD_OUT) for name in corpus.SHIPPED_VOICES}
 
 
 def judge_shipped(out: Path, folder: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
