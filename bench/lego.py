@@ -99,7 +99,7 @@ def table(title: str, rows: Mapping[str, Figures]) -> str:
 
 def embedded_sets() -> list[list[Adapter]]:
     """All pairs of six embedded skills, and the six together."""
-    names = ("math", "shout", "spanish", "reverse", "code", "rhyme")
+    names = ("math", "shout", "spanish", "reverse", "code", "twice")
     skills = [open_adapter(embedded_paths()[f"loom:{name}"]) for name in names]
     return [*(list(pair) for pair in combinations(skills, 2)), skills]
 

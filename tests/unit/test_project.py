@@ -111,3 +111,9 @@ def test_changelog_opens_with_the_version_of_the_project() -> None:
     assert project
     assert newest
     assert newest[1] == project[1]
+
+
+def test_the_shipped_weights_stay_small() -> None:
+    sizes = {path: path.stat().st_size for path in (ROOT / "assets").rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 56 << 20
+    assert max(sizes.values()) < 15 << 20

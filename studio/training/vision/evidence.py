@@ -40,8 +40,8 @@ What was trained:
 
 {headline}
 
-The shipped basis went on from seed 0 to {long:.0f} s, and keeps {kept} of its {whole} adapters a layer: on the same fresh
-trials {cost} dB on seen transforms ([docs/embedded-vision.md](embedded-vision.md)).
+The shipped basis went on from seed 0 to {long:.0f} s, and keeps {kept} of its {whole} adapters a layer: on the same
+fresh trials {cost} dB on seen transforms ([docs/embedded-vision.md](embedded-vision.md)).
 
 Not known: single LoRAs at the length of the shipped run ({long:.0f} s), and at a tuned learning rate; other N and r.
 The relation encoder and the router are LoRWeB's alone, as in the paper. Scenes are drawn, 64 x 64. The single LoRAs'
