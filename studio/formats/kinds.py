@@ -1,7 +1,7 @@
-"""Build one module from its parts: a plain pair, LoCon with a Tucker core, LoHa or LoKr. All of them exactly.
+"""Build one module from its parts: a pair, LoCon with a Tucker core, LoHa, LoKr or a whole difference. All exactly.
 
-Scaling is alpha / r with r the inner size of the stored factors; 1 without alpha, and 1
-where LyCORIS stores LoKr as two full matrices.
+Scaling is alpha / r with r the inner size of the stored factors; 1 without alpha, for whole differences, and where
+LyCORIS stores LoKr as two full matrices.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def build(spelling: str, parts: Parts, scaling: float | None = None) -> LoraModu
 
 def _product(spelling: str, parts: Parts) -> tuple[LowRank, int | None, str]:
     """The product, the rank that alpha is divided by, and the kind's name."""
+    if set(parts) <= {"diff", "alpha"}:
+        return Full(parts["diff"]), None, "whole difference"
     try:
         if {"down", "up", "mid"} <= parts.keys():
             tucker = Tucker(parts["mid"], parts["up"], parts["down"], up_by_row=True)

@@ -55,6 +55,8 @@ OTHER_KINDS: Mapping[str, str] = {
     ".set_weight": "replaced weight",
     ".lora_B.bias": "LoRA bias",
 }
+# A layer's whole difference can be read exactly; those of norms and biases have other dimensions and are left out.
+_DIFF, _OF_LAYERS = ".diff", (2, 4, 5)
 # XLabs numbers its pairs within a processor; the number stays in the module's spelling.
 _XLABS = re.compile(r"(.+\.processor\.(?:qkv|proj)_lora[12]?)\.(down|up)\.weight")
 Parts = Mapping[str, TensorRef]
@@ -84,8 +86,9 @@ def group(tensors: Mapping[str, TensorRef]) -> Grouped:
     """Sort a file's tensors by module and role. Raises `Refused` where one role is given twice."""
     found = Grouped()
     for key, tensor in tensors.items():
-        kind = next((name for ending, name in OTHER_KINDS.items() if key.endswith(ending)), None)
-        split = None if kind else split_key(key)
+        whole = key.endswith(_DIFF) and len(tensor.shape) in _OF_LAYERS
+        kind = None if whole else next((name for ending, name in OTHER_KINDS.items() if key.endswith(ending)), None)
+        split = (key.removesuffix(_DIFF), "diff") if whole else None if kind else split_key(key)
         if kind:
             found.other_kinds[key] = kind
         elif split is None:

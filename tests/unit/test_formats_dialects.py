@@ -224,6 +224,22 @@ def test_pefts_own_loha_and_lokr(tmp_path: Path, kind: str) -> None:
         np.testing.assert_allclose(adapter.delta(name), delta, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 3, 3)])
+def test_a_layers_whole_difference_is_exact(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """LyCORIS' full, and the odd layer of a distilled adapter; norms and biases beside it are left out and said so."""
+    stem = f"lora_unet_{UNDERSCORED}"
+    diff = np.random.default_rng(0).standard_normal(shape, np.float32)
+    tensors = {
+        f"{stem}.diff": diff,
+        f"{stem}.diff_b": diff[:, 0],
+        "lora_unet_conv_norm_out.diff": np.ones(4, np.float32),
+    }
+    found = inspect(_file(tmp_path, tensors))
+    assert (found.verdict, found.modules, found.scaling) == ("warn", (TO_Q,), 1.0)
+    assert "bias difference, full difference" in found.findings[0].text
+    np.testing.assert_array_equal(open_adapter(_file(tmp_path, tensors)).delta(TO_Q), diff.reshape(shape[0], -1))
+
+
 def test_a_flat_lokr_convolution_gets_its_kernel_back(tmp_path: Path) -> None:
     parts = _random(1, lokr_w1_a=(4, 2), lokr_w1_b=(2, 6), lokr_w2_a=(5, 2), lokr_w2_b=(2, 6))
     stem = "lora_unet_down_blocks_0_downsamplers_0_conv"
@@ -237,7 +253,6 @@ def test_a_flat_lokr_convolution_gets_its_kernel_back(tmp_path: Path) -> None:
         ("oft_blocks", "OFT"),
         ("a1.weight", "GLoRA"),
         ("on_input", "IA3"),
-        ("diff", "full difference"),
         ("w_norm", "norm"),
     ],
 )
