@@ -1,60 +1,170 @@
-"""The figures of bench/results as Markdown: `python -m bench.table`. Nothing is measured here."""
+"""The figures of bench/results as one Markdown table: `python -m bench.table`; `--readme` puts it into README.md.
+
+Nothing is measured here. A row is a claim with its figures and the command that measures them again; what has no result
+file says so. Ratios are of processor seconds of one thread unless the row says otherwise.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from studio.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- speed -->\n", "<!-- /speed -->\n"
+Found = Mapping[str, Any]
 
 
-def svd(found: dict[str, Any]) -> str:
+class Row(NamedTuple):
+    """One line: the work, ours, what it is beside, how many times faster or dearer."""
+
+    work: str
+    ours: str
+    beside: str
+    ratio: str
+
+
+def svd(found: Found) -> list[Row]:
     """Ours and PEFT's svd at the shapes of Llama 3.1 8B."""
-    whole = found["ours"]
-    lines = [
-        "| svd of 4 × rank 16 to rank 16 | LoRA Loom | PEFT, default | PEFT, reduced | ratio |",
-        "|---|---|---|---|---|",
+    whole, (_, q) = found["ours"], found["modules"]
+    least = found["peft_reduced_cpu_seconds_at_least"]
+    return [
+        Row(
+            f"`svd`, 4 × r16 to r16, all {whole['modules']} modules of Llama 3.1 8B",
+            f"{_time(whole['cpu_seconds'])}, {_size(whole['extra_bytes'])} more memory",
+            f"PEFT `svd`, thin: at least {_time(least)} (estimated)",
+            f"≥ {found['peft_reduced_cpu_ratio_at_least']:,.0f} ×",
+        ),
+        Row(
+            f"the same, one module {q['shape'][0]} × {q['shape'][1]}",
+            _time(q["ours"]["cpu_seconds"]),
+            f"PEFT `svd`: {_time(q['peft']['cpu_seconds'])}; thin: {_time(q['peft_reduced']['cpu_seconds'])}",
+            f"{q['peft_cpu_ratio']:,.0f} ×; {q['peft_reduced_cpu_ratio']:,.0f} ×",
+        ),
     ]
-    for row in found["modules"]:
-        d_out, d_in = row["shape"]
-        cells = [f"{_time(row[name]['seconds'])}, {_size(row[name]['extra_bytes'])}" for name in _COLUMNS]
-        ratio = f"{row['peft_ratio']:.0f} × (reduced {row['peft_reduced_ratio']:.0f} ×)"
-        lines.append(f"| one module, {d_out} × {d_in} | {' | '.join(cells)} | {ratio} |")
-    least, ratio = found["peft_at_least_seconds_estimated"], found["ratio_at_least_estimated"]
-    lines.append(
-        f"| all {whole['modules']} modules | {_time(whole['seconds'])}, {_size(whole['extra_bytes'])} | "
-        f"at least {_time(least)} (estimated) | – | at least {ratio:.0f} × (estimated) |"
-    )
-    return "\n".join(lines) + f"\n\n{_machine(found)} Memory is what the process grew by."
 
 
-def cat(found: dict[str, Any]) -> str:
+def cat(found: Found) -> list[Row]:
     """cat beside a copy."""
-    rows = (
-        ("copy the four files, synced", "copy", 1.0),
-        ("open and compose, with the report", "compose", found["compose_ratio"]),
-        ("open, compose, export, sync, read back, compare", "compose_and_export", found["export_ratio"]),
-    )
-    size = f"{found['sources']} × rank {found['rank']}, {found['modules']} modules, {_size(found['bytes'])}"
-    lines = [f"| cat of {size} | seconds | times the copy |", "|---|---|---|"]
-    lines += [f"| {title} | {found[f'{key}_seconds']:.2f} | {ratio:.1f} |" for title, key, ratio in rows]
-    return "\n".join(lines) + f"\n\n{_machine(found)}"
-
-
-def compose(found: dict[str, Any]) -> str:
-    """What a slider costs."""
-    lines = ["| a new weight, 56 modules of rank 8 | median | processor | first call |", "|---|---|---|---|"]
-    lines += [
-        f"| `{work['method']}`, {work['adapters']} adapters | {work['median_ms']:.0f} ms | "
-        f"{work['median_cpu_ms']:.0f} ms | {work['first_ms']:.0f} ms |"
-        for work in found["works"]
+    work = f"`cat`, {found['sources']} × r{found['rank']}, {found['modules']} modules, {_size(found['bytes'])}"
+    copied = f"copying the same bytes: {_time(found['copy_seconds'])}"
+    return [
+        Row(f"{work}: open and merge", _time(found["compose_seconds"]), copied, _dearer(found["compose_ratio"])),
+        Row(
+            "the same with export, sync, reading back, comparing",
+            _time(found["compose_and_export_seconds"]),
+            copied,
+            _dearer(found["export_ratio"]),
+        ),
     ]
-    return "\n".join(lines) + f"\n\n{_machine(found)}"
 
 
-_COLUMNS = ("ours", "peft", "peft_reduced")
-_TABLES = {"svd": svd, "cat": cat, "compose": compose}
+def lego_speed(found: Found) -> list[Row]:
+    """LEGO's clustering beside scikit-learn's."""
+    ours = (found["gram_ms_per_module"] + found["clusters_ms_per_module"]) / 1e3
+    merge = found["merge"]
+    return [
+        Row(
+            f"`lego` k = 16, clusters of one module, inertia {found['inertia_ratio']:.3f} of theirs",
+            _time(ours),
+            f"scikit-learn KMeans: {_time(found['sklearn_ms_per_module'] / 1e3)}",
+            f"{found['ratio_with_gram']:.0f} ×; {found['ratio_gram_cached']:.0f} × for a new k",
+        ),
+        Row(
+            f"`lego` k = 16, all {found['modules']} modules",
+            f"{_time(merge['cpu_seconds'])}, {_size(merge['extra_bytes'])} more memory",
+            "",
+            "",
+        ),
+    ]
+
+
+def knots(found: Found) -> list[Row]:
+    """The low-rank routes of KnOTS and core space beside their dense forms."""
+    shape = " × ".join(map(str, found["module"]))
+    return [
+        Row(
+            f"`{id}` on {shape}, results {found[id]['difference']:.0e} apart",
+            _time(found[id]["cpu_seconds"]),
+            f"its dense form: {_time(found[id]['dense_cpu_seconds'])}",
+            f"{found[id]['ratio']:,.0f} ×",
+        )
+        for id in ("knots", "core")
+    ]
+
+
+def dense(found: Found) -> list[Row]:
+    """What an elementwise method costs."""
+    rows = []
+    for row in found["rows"]:
+        theirs, ours = row["peft"], row["ours"]
+        seconds = theirs.get("cpu_seconds")
+        beside = (
+            f"PEFT's TIES alone: {_time(theirs['elementwise_cpu_seconds'])}"
+            if seconds is None
+            else f"PEFT's TIES and thin SVD: {_time(seconds)}"
+        )
+        rows.append(
+            Row(
+                f"`ties` on one module {' × '.join(map(str, row['module']))}, dense by nature",
+                f"{_time(ours['cpu_seconds'])}, {_size(ours['extra_bytes'])} more memory",
+                f"{beside}, {_size(theirs['extra_bytes'])}",
+                "" if seconds is None else f"{row['ratio']:.0f} ×",
+            )
+        )
+    return rows
+
+
+def headers(found: Found) -> list[Row]:
+    """A hundred adapters judged."""
+    work = (
+        f"{found['adapters']} adapters of {found['modules'] // found['adapters']} modules opened and checked together"
+    )
+    return [Row(work, _time(found["cpu_seconds"]), "", "")]
+
+
+TABLES: Mapping[str, Callable[[Found], list[Row]]] = {
+    "svd": svd,
+    "cat": cat,
+    "lego_speed": lego_speed,
+    "knots": knots,
+    "dense": dense,
+    "headers": headers,
+}
+
+
+def table() -> str:
+    """Every row that there are figures for, as Markdown; then how loaded the machine was, and what is not measured."""
+    lines = ["| work | LoRA Loom | beside | times |", "| --- | --- | --- | --- |"]
+    loads: dict[str, float] = {}
+    missing = [name for name in TABLES if not (RESULTS / f"{name}.json").is_file()]
+    for name, rows in TABLES.items():
+        if name not in missing:
+            found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+            loads[name] = found["machine"]["load"]
+            lines += [f"| {' | '.join(row)} |" for row in rows(found)]
+    low, high = min(loads.values()), max(loads.values())
+    said = (
+        f"Processor seconds of one thread (`cat`: by the clock), on 2 cores busy with other work (load {low:g} to "
+        f"{high:g}). `python -m bench.{{{','.join(TABLES)}}}`; costs by adapters, rank and modules: "
+        "[docs/merging.md](docs/merging.md#what-it-costs). On a GPU: not measured (`python -m bench.gpu`)."
+    )
+    gaps = f" Not measured yet: {', '.join(missing)}." if missing else ""
+    return "\n".join([*lines, "", said + gaps]) + "\n"
+
+
+def page(text: str) -> str:
+    """The README with the table as the figures have it; raises `ValueError` where the marks are gone."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("README.md has lost the marks of the table of speed")
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
 def _time(seconds: float) -> str:
@@ -67,18 +177,12 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _machine(found: dict[str, Any]) -> str:
-    about = found["machine"]
-    return f"{about['cores']} cores, {about['threads']} threads, load {about['load']} before the start."
-
-
-def main() -> None:
-    """Print the table of every result that is there."""
-    for name, table in _TABLES.items():
-        path = RESULTS / f"{name}.json"
-        text = table(json.loads(path.read_text())) if path.exists() else f"Not measured yet: `python -m bench.{name}`."
-        print(f"{text}\n")
+def _dearer(ratio: float) -> str:
+    return f"{ratio:.1f} × the copy"
 
 
 if __name__ == "__main__":
-    main()
+    if "--readme" in sys.argv:
+        write_atomic(README, page(README.read_text(encoding="utf-8")).encode())
+    else:
+        print(table())

@@ -15,6 +15,7 @@ from studio.late import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+_STRIP, _NARROWEST = 1 << 18, 256  # numbers in a strip of columns, and its least width
 _INDEPENDENT = 1e-3  # a column whose part outside the others is below this share of it: the Gram matrix would lose it
 
 
@@ -83,7 +84,7 @@ class Pairs(tuple[Pair, ...]):
     @cached_property
     def unit_grams(self) -> tuple[Tensor, Tensor]:
         """Inner products of all rows of A, and of all columns of B, (..., R, R) with R = sum(r_i)."""
-        return self.wide.A @ self.wide.A.mT, self.wide.B.mT @ self.wide.B
+        return _row_products([pair.A for pair in self]), _row_products([pair.B.mT for pair in self])
 
     @cached_property
     def products(self) -> Tensor:
@@ -114,6 +115,22 @@ class Pairs(tuple[Pair, ...]):
     def _by_source(self, units: Tensor) -> Tensor:
         """Sums over the units of each source, along the last dimension: (..., sum(r_i)) to (..., N)."""
         return torch.stack([own.sum(-1) for own in torch.split(units, self.ranks, -1)], -1)
+
+
+def _row_products(parts: Sequence[Tensor]) -> Tensor:
+    """Inner products of the rows of several (..., r_i, d) with each other, (..., sum r_i, sum r_i) in float64.
+
+    A strip of columns at a time: what is stacked and made float64 stays in the processor's cache.
+    """
+    lines = sum(part.shape[:-1].numel() for part in parts)
+    step = max(_NARROWEST, _STRIP // max(lines, 1))
+    strips = range(0, parts[0].shape[-1], step)
+    rows = (torch.cat([part[..., start : start + step] for part in parts], -2).double() for start in strips)
+    first = next(rows)
+    total = first @ first.mT
+    for more in rows:
+        total += more @ more.mT
+    return total
 
 
 class Basis(NamedTuple):

@@ -134,6 +134,8 @@ def _pair(modules: Sequence[LoraModule], device: str) -> Pair:
     factors = [module.load() for module in modules]
     a = torch.from_numpy(np.stack([a for a, _ in factors])).to(device)
     b = torch.from_numpy(np.stack([b for _, b in factors])).to(device)
+    if all(module.scaling == 1 for module in modules):
+        return Pair(a, b)
     return Pair(a, b).scaled(torch.tensor([module.scaling for module in modules], dtype=torch.float64))
 
 
