@@ -125,9 +125,14 @@ class LibraryPanel:
     def on_own(self, token: str, path: str | None) -> dict[Any, Any]:
         """Add one of the studio's own adapters."""
         desk = self.shared.desk(token)
-        if not path or path in {source.path for source in desk.recipe.sources}:
+        if not path:
             return {}
-        desk.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
+        try:
+            desk.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
+        except LoomError:
+            if path in {source.path for source in desk.recipe.sources}:
+                return {}  # the dropdown said it again when it lost the focus
+            raise
         return {**self.shared.refresh(desk), self.said: ""}
 
     @told

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Download, Locator, Page, Request
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60_000  # ms: what takes half a second on an idle machine may take twenty times that on a busy one
+PATIENCE = 120_000  # ms: what takes half a second on an idle machine may take a hundred times that on a busy one
 PANELS = ("top", "library", "units", "mixer", "reading", "keeping")
 LOOPBACK = {"127.0.0.1", "localhost"}
 

@@ -271,3 +271,12 @@ def test_the_map_shows_the_clusters_of_the_merge(page: Page, token: str, form: s
         for name, labels in zip(stack.names, merged, strict=True):
             module = [place.name for place in units.table.places].index(name)
             assert shown[units.table.module == module].tolist() == labels.tolist()
+
+
+def test_an_own_adapter_said_twice_is_added_once(page: Page, token: str) -> None:
+    desk = page.shared.desk(token)
+    for _ in range(2):
+        page.library.on_own(token, "loom:math")
+    assert [source.path for source in desk.recipe.sources].count("loom:math") == 1
+    with pytest.raises(gr.Error, match="no adapter"):
+        page.library.on_own(token, "loom:nothing")
