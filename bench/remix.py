@@ -56,12 +56,14 @@ def main() -> None:
     """Measure the parts, keep them, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--row", action="append", default=[], help="of the part text: only these rows")
+    parser.add_argument(
+        "--row", action="append", default=[], help="of text or toy: only these rows (of toy, `frozen ReMix M=2`)"
+    )
     parser.add_argument("--page", action="store_true", help="write the page alone, from the figures that are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for part in () if options.page else options.part:
-        PARTS[part](options.row) if part == "text" else PARTS[part]()
+        PARTS[part](options.row) if options.row else PARTS[part]()
     found = kept()
     write_atomic(PAGE, page(found).encode())
     print(PAGE.read_text())
@@ -98,18 +100,22 @@ def collapse_part() -> None:
 # -- the reference toy -------------------------------------------------------------------------------------------------
 
 
-def toy_part() -> None:
+def toy_part(only: Sequence[str] = ()) -> None:
     """The toy of routing.md 1.5 with every router, experts frozen and trained."""
-    rows: dict[str, dict[str, Any]] = {"frozen": {}, "trained": {}}
-    for setting, cells in rows.items():
+    for setting in ("frozen", "trained"):
         for name, kind, samples in TOY_ROUTERS:
-            runs = []
-            for seed in SEEDS:
-                started = process_time()
-                found = run_toy(make_toy(seed), kind, samples=samples, frozen=setting == "frozen", seed=seed).test
-                runs.append(figures(found) | {"cpu_seconds": process_time() - started})
-            cells[name] = runs
-            keep(toy=rows)
+            if not only or f"{setting} {name}" in only:
+                runs = [toy_run(kind, samples, setting == "frozen", seed) for seed in SEEDS]
+                held = kept().get("toy", {})
+                keep(toy=held | {setting: held.get(setting, {}) | {name: runs}})
+                print(setting, name, [run["loss"] for run in runs], flush=True)
+
+
+def toy_run(kind: Kind, samples: int, frozen: bool, seed: int) -> dict[str, Any]:
+    """One run on the toy."""
+    started = process_time()
+    found = run_toy(make_toy(seed), kind, samples=samples, frozen=frozen, seed=seed).test
+    return figures(found) | {"cpu_seconds": process_time() - started}
 
 
 def figures(found: Measures) -> dict[str, Any]:

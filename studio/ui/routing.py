@@ -47,7 +47,7 @@ class RoutingPanel:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.runs: Latest[Routing] = Latest()
+        self.runs: Latest[Routing] = Latest(20)  # each holds its world
         self.ready: Latest[Ready] = Latest()
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="routing"):

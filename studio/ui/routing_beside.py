@@ -20,7 +20,7 @@ class BesidePart:
 
     def __init__(self, shared: Shared, runs: Latest[Routing]) -> None:
         self.shared, self.runs = shared, runs
-        self.comparisons: Latest[Comparison] = Latest()
+        self.comparisons: Latest[Comparison] = Latest(20)
         with gr.Row():
             self.judge = gr.Button("Judge it beside others", variant="primary", size="sm", elem_id="route-judge")
             self.enough = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="route-judge-stop")
