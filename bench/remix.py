@@ -47,7 +47,6 @@ TOY_ROUTERS: tuple[tuple[str, Kind, int], ...] = (
     ("top-k softmax", "topk", 2),
     ("ReMix M=2", "remix", 2),
     ("ReMix M=8", "remix", 8),
-    ("ReMix M=32", "remix", 32),
 )
 K = 2
 

@@ -14,7 +14,7 @@ from studio.late import torch
 from studio.learning.fit import Stop
 from studio.routing.measures import Labels, Measures, measure
 from studio.routing.mixing import Mixture, mix_adapters
-from studio.routing.router import BASE, Granularity, Router, fresh
+from studio.routing.router import BASE, Granularity, Kind, Router, fresh
 from studio.routing.tasks import Labelled
 from studio.routing.train import Decide, OnStep, Settings, Trained, decisions, train
 from studio.text.bases import TextBase
@@ -36,7 +36,7 @@ class Shape:
 
     k: int = 1
     omega: float = 1.0
-    kind: Literal["remix", "softmax", "topk", "uniform"] = "remix"
+    kind: Kind = "remix"
     granularity: Granularity = "sequence"
     reads: Reads = "embedding"
     with_base: bool = False

@@ -101,14 +101,18 @@ class RoutingPanel:
             self.reads = gr.Dropdown([(t, id) for id, t in _READS.items()], value="embedding", label="It reads")
         self.with_base = gr.Checkbox(True, label="The bare base is a choice", info="So one skill may be enough.")
         with gr.Row():
-            self.samples = gr.Number(4, label="M", info="ReMix: draws an item", precision=0, minimum=2, maximum=64)
-            self.entropy = gr.Number(0.01, label="Entropy bonus", minimum=0, maximum=10)
-            self.omega = gr.Number(1.0, label="ω", info="weight of a chosen adapter")
+            self.samples = gr.Number(
+                4, label="M", info="draws an item", precision=0, minimum=2, maximum=64, min_width=90
+            )
+            self.entropy = gr.Number(0.01, label="Entropy", info="bonus", minimum=0, maximum=10, min_width=90)
+            self.omega = gr.Number(1.0, label="ω", info="weight when chosen", min_width=90)
         with gr.Row():
-            self.rate = gr.Number(0.1, label="Learning rate", minimum=1e-6, maximum=10)
-            self.steps = gr.Number(100, label="Steps", precision=0, minimum=1, maximum=5000, elem_id="route-steps")
-            self.batch = gr.Number(8, label="Batch", precision=0, minimum=1, maximum=256)
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            self.rate = gr.Number(0.1, label="Rate", minimum=1e-6, maximum=10, min_width=70)
+            self.steps = gr.Number(
+                100, label="Steps", precision=0, minimum=1, maximum=5000, min_width=70, elem_id="route-steps"
+            )
+            self.batch = gr.Number(8, label="Batch", precision=0, minimum=1, maximum=256, min_width=70)
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=70)
 
     def _build_writing(self) -> None:
         with gr.Row():
