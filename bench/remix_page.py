@@ -106,11 +106,13 @@ softmax routers and X-LoRA have a backward pass, about three times the work, and
 {tasks}
 """
 
-READING = """At the same {steps} steps ReMix with M = 8 answers {remix:.0f} % and the dense softmax {dense:.0f} %, the
-top-k softmax {topk:.0f} %; with {more} steps, {passes:.0f} forward passes, ReMix reaches {long:.0f} % where the best
-subset of each task gives {best:.0f} %. What speaks against reading more into it: features and rate were chosen for ReMix in a first run whose test figures were seen, and
-the softmax routers got the same, not their own; more steps would help them too. Half of the tasks want two adapters at
-full strength, and a softmax that must learn to give exactly that is at a disadvantage by design."""
+READING = """\
+At the same {steps} steps ReMix with M = 8 answers {remix:.0f} % and the dense softmax {dense:.0f} %, the top-k
+softmax {topk:.0f} %; with {more} steps, {passes:.0f} forward passes, ReMix reaches {long:.0f} % where the best
+subset of each task gives {best:.0f} %. What speaks against reading more into it: features and rate were chosen
+for ReMix in a first run whose test figures were seen, and the softmax routers got the same, not their own; more
+steps would help them too. Half of the tasks want two adapters at full strength, and a softmax that must learn
+to give exactly that is at a disadvantage by design."""
 
 TASK_ROWS = ("best subset of each task", "ReMix M=8, 500 steps", "dense softmax", "top-k softmax", "X-LoRA (PEFT)")
 TEXT_TASKS = """Exact answers by task, in %:
