@@ -15,6 +15,7 @@ from studio.text.bases import is_at_hand
 from studio.ui.analogy import AnalogyPanel
 from studio.ui.by_module import ByModulePanel
 from studio.ui.history import HistoryPanel
+from studio.ui.imaging import ImagePanel
 from studio.ui.layouts import Layouts
 from studio.ui.learning import LearningPanel
 from studio.ui.library import LibraryPanel
@@ -34,6 +35,7 @@ TABS: tuple[tuple[str, type[TabPanel]], ...] = (
     ("Scoreboard", ScoringPanel),
     ("Route", RoutingPanel),
     ("Analogy", AnalogyPanel),
+    ("Image", ImagePanel),
     ("Modalities", ModalityPanel),
 )
 EMBEDDED_BASE = "lora-loom/text-base"

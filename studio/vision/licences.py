@@ -40,6 +40,12 @@ class Terms:
         """Whether it is a permissive licence that asks for nothing before use."""
         return self.licence.lower() in _PERMISSIVE
 
+    @property
+    def is_restricted(self) -> bool:
+        """Whether it is known to be gated, non-commercial, or for research alone."""
+        words = f"{self.licence} {self.means}".lower()
+        return any(word in words for word in ("non-commercial", "noncommercial", "gated", "research"))
+
     def __str__(self) -> str:
         return f"{self.source}: {self.licence}" + (f" ({self.means})" if self.means else "")
 

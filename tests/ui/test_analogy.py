@@ -160,7 +160,7 @@ def test_plain_loras_stand_beside(panel: AnalogyPanel, token: str) -> None:
     basis = panel.room.models.get().basis.basis
     row = last(panel.beside.on_draw(token, 4))
     assert [caption.split(":")[0] for _, caption in row] == [
-        "no adapter", "one mix for all", "cut to rank 4", f"this analogy, rank {basis.size * basis.rank}",
+        "no adapter", "one mix", "rank 4", f"rank {basis.size * basis.rank}",
     ]  # fmt: skip
     figures = [float(caption.split(": ")[1].removesuffix(" dB")) for _, caption in row]
     assert figures[3] == max(figures)

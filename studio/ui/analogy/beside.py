@@ -21,10 +21,10 @@ from studio.vision.keeping import kept, recipe_of
 Draw = Callable[[OnStep | None], Picture]
 _PATIENCE = 0.4
 _MAX_RANK = 64
-_NOTE = """What routing buys. *No adapter* is the base alone. *One mix for all* is the mean of the mixes of many
-analogies, a plain LoRA of the same rank that knows the pictures but is not asked anew by each. *Cut to rank …* is this
-analogy as a small plain LoRA. Single LoRAs *trained* beside the basis for equal time are not shipped; their figures
-stand in docs/evidence-vision.md."""
+_NOTE = """What routing buys. *No adapter* is the base alone. *One mix* is the mean of the mixes of many analogies: a
+plain LoRA of the same rank that the pictures do not ask anew. The last two are this analogy, cut to a small plain LoRA
+and whole. Single LoRAs *trained* beside the basis for equal time are not shipped: docs/evidence-vision.md has their
+figures."""
 
 
 class BesidePanel:
@@ -77,9 +77,9 @@ class Columns:
         basis = self.room.opened(self.sitting).basis.basis
         return (
             ("no adapter", self.plain),
-            ("one mix for all", self.fixed),
-            (f"cut to rank {self.rank}", self.cut),
-            (f"this analogy, rank {basis.size * basis.rank}", self.whole),
+            ("one mix", self.fixed),
+            (f"rank {self.rank}", self.cut),
+            (f"rank {basis.size * basis.rank}", self.whole),
         )
 
     def plain(self, on_step: OnStep | None = None) -> Picture:

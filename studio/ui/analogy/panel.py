@@ -141,4 +141,5 @@ class AnalogyPanel:
         except Cancelled:
             return
         if drawing.is_current:
-            yield {b2: found, state: judged(found, sitting.truth)}
+            truth = None if sitting.t and sitting.other is not None else sitting.truth  # it belongs to the first edit
+            yield {b2: found, state: judged(found, truth)}

@@ -1,0 +1,88 @@
+"""The Image room's handlers as plain functions: on the embedded model, and on a small Stable Diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from studio.formats import save_adapter
+from studio.recipe import Source
+from studio.ui.imaging import ImagePanel
+from studio.ui.panel import Shared
+from studio.ui.rooms import Rooms, Settings, WarmUp
+from tests.image_bases import quiet, whole_sd
+from tests.pipelines import adapter_for
+
+TOLD = ("make it blue", 2, 2.0, 0, 16)  # prompt, steps, guidance, seed, pixels
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> ImagePanel:
+    rooms = Rooms(Settings(tmp_path_factory.mktemp("rooms")))
+    with gr.Blocks(), gr.Tab("Image") as tab:
+        made = ImagePanel(Shared(rooms, WarmUp(()), gr.State(""), gr.State(0), gr.State("")))
+        made.wire(tab)
+    return made
+
+
+@pytest.fixture
+def token(panel: ImagePanel) -> str:
+    return panel.shared.rooms.enter(None)[0]
+
+
+def drawn(updates: Iterator[dict[Any, Any]], into: Any) -> list[Any]:
+    """The pictures as they stand at the end."""
+    return [update[into] for update in updates if into in update][-1]
+
+
+def test_the_embedded_model_draws_its_own_adapters(panel: ImagePanel, token: str) -> None:
+    with pytest.raises(gr.Error):
+        list(panel.on_draw(token, "", False, None, *TOLD))
+    *_, updates = panel.on_bring(token)
+    assert panel.shared.version in updates
+    named = panel.on_desk(token)
+    assert "night, border" in named[panel.note]
+    assert named[panel.first]["value"] == "night"
+    row = drawn(panel.on_draw(token, "", False, "", *TOLD), panel.row)
+    assert [title for _, title in row] == ["base", "night", "border", "merge"]
+    dark, light = (float(np.asarray(row[k][0]).mean()) for k in (1, 0))
+    assert dark < 0.8 * light  # the LoRA alone does its edit
+    cells = drawn(panel.on_grid(token, "", False, "", *TOLD, "night", "border", 0, 1, 2), panel.grid)
+    assert [title for _, title in cells][1] == "night 1, border 0"
+    assert [picture.tobytes() for picture, _ in cells[:3]] == [picture.tobytes() for picture, _ in row[:3]]
+    for wrong in (("night", "night", 0, 1, 2), ("night", "none", 0, 1, 2), ("night", "border", None, 1, 2)):
+        with pytest.raises(gr.Error):
+            list(panel.on_grid(token, "", False, "", *TOLD, *wrong))
+
+
+def test_a_folder_of_diffusers_draws_ordinary_loras(panel: ImagePanel, token: str, tmp_path: Path) -> None:
+    pipeline = quiet(whole_sd())
+    pipeline.save_pretrained(tmp_path / "base")
+    desk = panel.shared.desk(token)
+    made = adapter_for(pipeline)
+    quieter = {n: replace(m, scaling=m.scaling * 0.02) for n, m in made.modules.items()}
+    saved = save_adapter(replace(made, modules=quieter), tmp_path / "lora", "diffusers")
+    desk.add(Source(path=str(saved), name="lora"))
+    row = drawn(panel.on_draw(token, str(tmp_path / "base"), False, None, *TOLD), panel.row)
+    assert [title for _, title in row] == ["base", "lora", "merge"]
+    assert row[0][0].size == (16, 16)
+    assert row[0][0].tobytes() != row[1][0].tobytes() == row[2][0].tobytes()  # one adapter at weight 1
+    with pytest.raises(gr.Error, match=r"terms|tick the box"):
+        list(panel.on_draw(token, "black-forest-labs/FLUX.1-Kontext-dev", False, None, *TOLD))
+
+
+def test_a_shared_studio_opens_no_bases(tmp_path: Path) -> None:
+    rooms = Rooms(Settings(tmp_path, is_local=False))
+    with gr.Blocks():
+        panel = ImagePanel(Shared(rooms, WarmUp(()), gr.State(""), gr.State(0), gr.State("")))
+    token = rooms.enter(None)[0]
+    list(panel.on_bring(token))
+    with pytest.raises(gr.Error) as caught:
+        list(panel.on_draw(token, "/etc", False, None, *TOLD))
+    assert "shared" in caught.value.message
