@@ -31,7 +31,7 @@ bench: venv ## Run every benchmark in bench/
 	@set -e; for script in bench/[!_]*.py; do echo "== $$script"; PYTHONPATH=. $(PY) "$$script"; done
 
 evidence: venv ## Test the papers' claims again on the embedded world: docs/evidence.md (what is measured already is kept)
-	PYTHONPATH=. $(PY) -m bench.evidence.seeds --seeds $(SEEDS)
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) -m bench.evidence.seeds --seeds $(SEEDS) --jobs 2
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) -m bench.evidence --seeds $(SEEDS) --jobs 2
 
 picture: venv ## Draw the README's picture of the page anew

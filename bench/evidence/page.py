@@ -34,7 +34,9 @@ TITLES = {
 }
 OTHERS = {
     "evidence-routing.md": "Mixtures and routing",
+    "routing.md": "Mixtures and routing: the method",
     "evidence-modality.md": "Routing by modality",
+    "modality.md": "Routing by modality: the method",
     "evidence-vision.md": "Visual analogies",
 }
 """Pages of evidence that others write; the ones that are there are linked."""
@@ -75,11 +77,18 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Found:
-    """Outcomes by row and task, seeds as rows of an array (seeds, items)."""
+    """Outcomes by row and task, seeds as rows of an array (seeds, items); `seeds` of each row, in that order."""
 
     outcomes: Mapping[str, Mapping[str, Values]]
-    seeds: tuple[int, ...]
-    adapter_seeds: tuple[int, ...]
+    seeds: Mapping[str, tuple[int, ...]]
+
+    def both(self, row: str, other: str, task: str) -> tuple[Values, Values]:
+        """The outcomes of two rows for the seeds that both have."""
+        shared = sorted({*self.seeds[row]} & {*self.seeds[other]})
+        one, two = (
+            self.outcomes[name][task][[self.seeds[name].index(seed) for seed in shared]] for name in (row, other)
+        )
+        return one, two
 
     def interval(self, row: str, task: str) -> Interval:
         """Percent right, with its 95 % interval over items and seeds."""
@@ -101,8 +110,8 @@ def found_in(results: Mapping[str, Any], pair: str, experiments: Sequence[str]) 
         row: {task: np.array([by_seed[seed] for seed in sorted(by_seed)]) for task, by_seed in tasks.items()}
         for row, tasks in gathered.items()
     }
-    seeds = tuple(sorted({part["seed"] for part in parts}))
-    return Found(outcomes, seeds, tuple(sorted({part["adapters"] for part in parts})))
+    seeds = {row: tuple(sorted(next(iter(tasks.values())))) for row, tasks in gathered.items()}
+    return Found(outcomes, seeds)
 
 
 def columns(pair: str) -> dict[str, str]:
@@ -141,7 +150,7 @@ def verdict(difference: Interval) -> str:
 
 def claims(results: Mapping[str, Any]) -> str:
     """Every claim at every pair: the paired difference in points, and a verdict."""
-    lines = ["| claim | said by | on | difference, points | here |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| claim | said by | on | difference, points | seeds | here |", "| --- | --- | --- | --- | --- | --- |"]
     for claim in CLAIMS:
         for pair, title in PAIRS.items():
             found = found_in(results, pair, COMPOSITION)
@@ -149,15 +158,16 @@ def claims(results: Mapping[str, Any]) -> str:
                 tasks = list(columns(pair).values())
                 gap = _gap(found, claim, tasks[:2] if claim.axis == "composition" else tasks[2:])
                 where = f"{title}, {'composition' if claim.axis == 'composition' else 'own skills'}"
-                said = f"{gap.value:+.0f} [{gap.low:+.0f}, {gap.high:+.0f}]"
+                seeds = len({*found.seeds[claim.better]} & {*found.seeds[claim.worse]})
+                said = f"{gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}] | {seeds}"
                 lines.append(f"| {claim.text} | {claim.source} | {where} | {said} | {verdict(gap)} |")
     return "\n".join(lines)
 
 
 def _gap(found: Found, claim: Claim, tasks: Sequence[str]) -> Interval:
     """The paired difference over all items of the tasks."""
-    count = min(len(found.outcomes[row][tasks[0]]) for row in (claim.better, claim.worse))
-    gaps = [found.outcomes[claim.better][task][:count] - found.outcomes[claim.worse][task][:count] for task in tasks]
+    pairs = [found.both(claim.better, claim.worse, task) for task in tasks]
+    gaps = [better - worse for better, worse in pairs]
     return mean_interval(np.concatenate(gaps, axis=1)).scaled(100)
 
 
@@ -204,22 +214,24 @@ def prototype(results: Mapping[str, Any]) -> str:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """docs/evidence.md."""
+    """docs/evidence.md, but for the links at its end."""
     sections = [HEAD.format(**_counts(results)), _seeds(results), "## (a) Compositions of two skills\n\n" + AXES]
     for pair, title in PAIRS.items():
         found = found_in(results, pair, COMPOSITION)
-        if found.outcomes:
-            sections.append(f"### {title}\n\n{table(found, pair)}")
+        sections.append(f"### {title}\n\n{table(found, pair) if found.outcomes else UNMEASURED}")
     sections += ["### What holds\n\n" + CLAIMED + "\n\n" + claims(results)]
     sections += ["### Against the prototype\n\n" + BEFORE + "\n\n" + prototype(results)]
     for experiment, head, text in ((("lego",), "(b) LEGO over k", LEGO), (RECYCLED, "(c) Adaptive merging", ADAPTIVE)):
         found = found_in(results, "math+shout", experiment)
-        if found.outcomes:
-            sections.append(f"## {head}\n\n{text}\n\n{table(found, 'math+shout')}")
-    links = [f"- [{title}]({name})" for name, title in OTHERS.items() if (PAGE.parent / name).exists()]
-    if links:
-        sections.append("## More evidence\n\n" + "\n".join(links))
+        shown = table(found, "math+shout") if found.outcomes else UNMEASURED
+        sections.append(f"## {head}\n\n{text}\n\n{shown}")
     return "\n\n".join(sections) + "\n"
+
+
+def more() -> str:
+    """Links to the evidence that others wrote, where it is there."""
+    links = [f"- [{title}]({name})" for name, title in OTHERS.items() if (PAGE.parent / name).exists()]
+    return "\n## More evidence\n\n" + "\n".join(links) + "\n" if links else ""
 
 
 def _counts(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,7 +283,7 @@ def filled(readme: str, results: Mapping[str, Any]) -> str:
 
 def write_pages(results: Mapping[str, Any]) -> None:
     """Write docs/evidence.md, and the table in README.md where its marks are."""
-    write_atomic(PAGE, page(results).encode())
+    write_atomic(PAGE, (page(results) + more()).encode())
     readme = README.read_text(encoding="utf-8")
     if BEGIN in readme:
         write_atomic(README, filled(readme, results).encode())
@@ -295,6 +307,7 @@ examples of each skill alone. {parts} parts, {minutes} CPU minutes on {device}, 
 defaults, but for AdaMerging: 50 steps at 1e-2, not 500 at 1e-3. A target LoRA has the adapters' rank, 200 steps at
 1e-3, the step that validates best; data mixing is one LoRA by the adapters' own recipe on both skills' data.
 Nothing was tuned on these questions, except what [the card](../assets/text/README.md) of the world tells."""
+UNMEASURED = "**Not measured yet**: `make evidence`."
 AXES = """Two axes, because one flatters: how well the merge does what nobody trained, and what it keeps of each
 adapter's own skill."""
 CLAIMED = """Paired differences on the same questions, over both parts of an axis; *holds* means that the interval lies

@@ -1,8 +1,8 @@
 """Train what the experiments need and nobody ships: `python -m bench.evidence.seeds math shout math+shout`.
 
 A skill's adapters of seeds 1 and 2, by the shipped recipe (`studio/training/text`: items, starts, 1200 steps of 32)
-over the shipped base; and for a pair, seeds 0 to 2, one LoRA on both skills' data by the same recipe ("data mixing").
-One after the other into build/seeds; what is there already is not trained again. Batches are drawn on the CPU and its
+over the shipped base; and for a pair, one LoRA on both skills' data by the same recipe ("data mixing"). They go into
+build/seeds; what is there already is not trained again. Batches are drawn on the CPU and its
 arithmetic is bfloat16, so they are siblings of the card's seeds 1 and 2, not the same bytes.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from safetensors.torch import load_file
@@ -51,16 +52,19 @@ def trained(model: StackedLlama, name: str, seed: int) -> Adapter:
         return train_skills(model, [table], [start], plan.skill_steps, rate=plan.skill_rate, on_step=_say)[0]
 
 
-def make(names: Sequence[str], seeds: Sequence[int]) -> None:
-    """Train what is missing."""
-    model = shipped_base()
-    for name in names:
-        for seed in seeds:
-            if folder_of(name, seed) is None:
-                started, cpu = time.perf_counter(), time.process_time()
-                write_adapter(SEEDS / str(seed) / name, trained(model, name, seed))
-                spent = time.perf_counter() - started, time.process_time() - cpu
-                print(f"{name} {seed}: {spent[0]:.0f} s, {spent[1]:.0f} CPU s", flush=True)
+def missing(names: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """What is to be trained: skills for every seed; two skills' data for the first, one is enough for a baseline."""
+    wanted = [(name, seed) for name in names for seed in (seeds[:1] if "+" in name else seeds)]
+    return [(name, seed) for name, seed in wanted if folder_of(name, seed) is None]
+
+
+def make(job: tuple[str, int]) -> str:
+    """Train one adapter and keep it; a line for the log."""
+    name, seed = job
+    torch.set_num_threads(1)
+    started, cpu = time.perf_counter(), time.process_time()
+    write_adapter(SEEDS / str(seed) / name, trained(shipped_base(), name, seed))
+    return f"{name} {seed}: {time.perf_counter() - started:.0f} s, {time.process_time() - cpu:.0f} CPU s"
 
 
 def _say(step: int, text: str) -> None:
@@ -72,8 +76,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*SINGLES, *PAIRS, []], default=[*NEEDED], metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     options = parser.parse_args()
-    make(options.names, options.seeds)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for line in pool.map(make, missing(options.names, options.seeds)):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ class LearningPanel:
             raise LoomError("There is nothing to learn", "no adapter is on the desk", "add one, or start from a preset")
         way, examples, count, *knobs = given
         order = _order(way, *knobs)
-        if not examples:
+        if not isinstance(examples, str) or not examples:
             raise LoomError("No examples are chosen", next="choose some, or upload a JSONL of prompts and answers")
         if order.way == "recycle" and order.target and len(desk.recipe.sources) >= 16:
             raise LoomError(
@@ -272,7 +272,7 @@ def _order(
     choices |= {"granularity": (grain, get_args(Granularity)), "selection": (by, get_args(Selection))}
     choices |= {"start": (init, get_args(Init))}
     for what, (value, known) in choices.items():
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
     many, first = _whole("Steps", steps, 1, 5000), _whole("The seed", seed, 0, 2**31 - 1)
     schedule = Schedule(_number("The rate", rate), many, _whole("The batch", batch, 1, 256), seed=first)

@@ -230,6 +230,8 @@ def _question(
     *sweep: str | None,
 ) -> Question:
     """The question that the controls spell; whatever they hold is checked."""
+    names, tasks, ids = (_words(given) for given in (names, tasks, ids))
+    own, *sweep = (text if isinstance(text, str) else "" for text in (own, *sweep))
     if not names:
         raise LoomError("No adapter is chosen", next="put adapters on the desk and tick some")
     if not tasks:
@@ -238,15 +240,15 @@ def _question(
         raise LoomError(f"{count!r} questions cannot be asked", next="choose 10 to 400")
     sources, pins = chosen(desk, names)
     found = {task.name: task for task in (asked.task(desk, value, int(count), 1) for value in tasks)}
-    relations = _own(desk, [adapter.name for adapter in sources.adapters], own or "", int(count), found)
+    relations = _own(desk, [adapter.name for adapter in sources.adapters], own, int(count), found)
     recipes: Sequence[Recipe] = ()
-    with_regmean = REGMEAN in (ids or [])
+    with_regmean = REGMEAN in ids
     if with_regmean and len(asked.embedded(desk)) < len(desk.entries):
         why = "it needs each adapter's own training questions, and knows those of the embedded skills"
         raise LoomError("RegMean cannot be judged here", why, "take it off the methods, or use it from Python")
-    ids = [id for id in ids or [] if id != REGMEAN]
+    ids = [id for id in ids if id != REGMEAN]
     if ids:
-        weights, scales, seeds, knob, values = (text or "" for text in sweep)
+        weights, scales, seeds, knob, values = sweep
         knobs = {knob: values} if knob and values.strip() else {}
         swept = read_sweep(pins, ids, weights=weights, scales=scales or "1", seeds=seeds or "0", knobs=knobs)
         recipes = swept.recipes()
@@ -256,6 +258,11 @@ def _question(
         )
     desk_recipe = desk.recipe if desk_too or learned else None
     return Question(sources, pins, tuple(recipes), tuple(found.values()), relations, with_regmean, desk_recipe, learned)
+
+
+def _words(given: Any) -> list[str]:
+    """What a list of choices holds; of anything else, nothing."""
+    return [word for word in given if isinstance(word, str)] if isinstance(given, list) else []
 
 
 def _own(desk: Desk, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,16 @@ def test_choices_follow_the_desk(page: Page, token: str) -> None:
     desk.load(load_preset("02-spanish-sums"), "preset")
     shown = whole(learning(page).on_open(token, "math+shout:train"))
     assert shown[learning(page).examples]["value"] == "math+spanish:train"
+
+
+def test_every_control_is_in_the_docs(page: Page) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
+    told = {name.strip() for row in re.findall(r"^\| ([^|]+) \|", text, flags=re.MULTILINE) for name in row.split(",")}
+    parts = [*vars(learning(page)).values(), *vars(scoring(page)).values()]
+    controls = [p for p in parts if isinstance(p, gr.components.Component) and not isinstance(p, gr.HTML)]
+    names = {str(part.label or getattr(part, "value", "")) for part in controls}
+    assert len(names) > 25
+    assert names - {re.sub(r" \(Trials.*", "", name) for name in told} == set()
 
 
 def test_pictures_of_strange_numbers_and_names() -> None:

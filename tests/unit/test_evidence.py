@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from bench.evidence.__main__ import newest
-from bench.evidence.page import columns, found_in, page, readme_table, verdict
+from bench.evidence.page import (
+    BEGIN,
+    END,
+    PAGE,
+    README,
+    columns,
+    filled,
+    found_in,
+    page,
+    read_results,
+    readme_table,
+    verdict,
+)
 from studio.text.intervals import Interval
 
 TASKS = columns("math+shout").values()
@@ -31,9 +44,21 @@ FULL = results(
 )
 
 
+def test_the_pages_say_what_the_results_file_says() -> None:
+    found = read_results()
+    written = PAGE.read_text(encoding="utf-8")
+    assert written.startswith(page(found)), "run `python -m bench.evidence`"
+    links = re.findall(r"\]\(([^)#]+)\)", written)
+    assert [link for link in links if not (PAGE.parent / link).exists()] == []
+    readme = README.read_text(encoding="utf-8")
+    assert readme == filled(readme, found)
+    assert BEGIN + readme_table(found) + END in readme
+
+
 def test_figures_and_seeds_are_those_of_the_parts() -> None:
     found = found_in(FULL, "math+shout", ("fixed", "own", "mixing"))
-    assert found.seeds == (0, 1, 2)
+    assert found.seeds["sum"] == (0, 1, 2)
+    assert found.both("data mixing", "sum", "math:test")[1].tolist() == [[1, 1, 0, 0]]
     assert found.interval("sum", "math+shout:test").value == 50
     assert found.outcomes["data mixing"]["math:test"].shape == (1, 4)
     text = page(FULL)
@@ -60,10 +85,10 @@ def test_a_verdict_follows_its_interval(interval: tuple[float, float, float], sa
 def test_claims_are_judged_on_paired_items() -> None:
     lines = [line for line in page(FULL).splitlines() if line.startswith("| CAT beats TIES")]
     assert lines == [
-        "| CAT beats TIES (own data) | LoRA Soups | MATH + SHOUT, composition | +100 [+100, +100] | holds |"
+        "| CAT beats TIES (own data) | LoRA Soups | MATH + SHOUT, composition | +100.0 [+100.0, +100.0] | 3 | holds |"
     ]
     (mixing,) = [line for line in page(FULL).splitlines() if line.startswith("| CAT beats data mixing")]
-    assert "+25 [" in mixing  # one seed of four items, one of them only CAT's
+    assert "+25.0 [" in mixing  # one seed of four items, one of them only CAT's
 
 
 def test_a_part_with_adapters_of_its_own_seed_replaces_the_other() -> None:
