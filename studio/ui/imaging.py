@@ -37,7 +37,7 @@ from studio.vision.space import ready
 _PATIENCE = 0.4
 _MOST = 6  # pictures on a side of the grid
 _NO_EDIT = ("none: it shows no change", "")
-_TRIED = ("night", "border")  # two analogies that can be told apart
+_TRIED, _WEIGHT = ("grayscale", "blur"), 0.7  # two analogies that show alone and together
 _RANK = 16  # of the LoRAs made of them
 _EMPTY = "Put adapters of an image model on the desk in Compose, or press “Bring two adapters to try”."
 
@@ -273,7 +273,7 @@ def _brought(bases: Bases, desk: Desk, on_step: Any) -> Recipe:
         ((_, folder),) = receive([path], desk.workspace)
         if isinstance(folder, LoomError):
             raise folder
-        sources.append({"path": f"{UPLOAD}{folder.name}", "name": name, "weight": 1.0})
+        sources.append({"path": f"{UPLOAD}{folder.name}", "name": name, "weight": _WEIGHT})
     return Recipe.model_validate({"name": "two analogies", "sources": sources, "method": "cat"})
 
 
