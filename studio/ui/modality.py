@@ -52,6 +52,10 @@ _ROUTES: Mapping[str, Forced | None] = MappingProxyType(
 )
 _TEXT = ("What is two plus five?", "What color is the sky?", "Which word is the opposite of cold?")
 _QUESTIONS = [*IMAGE_QUESTIONS.values(), HEARD, NEXT, SPOKEN, *_TEXT]
+# What is asked of each kind of input; the first is proposed when the input becomes of that kind.
+_ASKED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"text": _TEXT, "image": tuple(IMAGE_QUESTIONS.values()), "audio": (HEARD, NEXT), "image+audio": (SPOKEN,)}
+)
 _NUMBERS = ("one", "two", "three")
 _FIRST = Sight(2, "red", "star", "white")
 Sound = tuple[int, np.ndarray[Any, Any]]
@@ -66,9 +70,9 @@ class ModalityPanel:
         self.lines = gr.State([])
         self.draws = gr.State(0)
         with gr.Row():
-            with gr.Column(scale=5, min_width=320, elem_id="given"):
+            with gr.Column(scale=5, min_width=320, elem_id="mixture-given"):
                 self._build_inputs()
-            with gr.Column(scale=6, min_width=320, elem_id="routed"):
+            with gr.Column(scale=6, min_width=320, elem_id="mixture-routed"):
                 self._build_answer()
 
     def _build_inputs(self) -> None:
@@ -103,7 +107,7 @@ class ModalityPanel:
                 )
                 self.name = _choice(
                     [(f"“{name}”" if name in WORDS else name, name) for name in NAMES],
-                    "four",
+                    "color",
                     "Say or sound",
                     "sound-name",
                 )
@@ -122,7 +126,7 @@ class ModalityPanel:
         with gr.Row():
             self.ask = gr.Button("Ask", variant="primary", size="sm", elem_id="ask")
             self.compare = gr.Button("Ask every way", size="sm", elem_id="ask-all")
-        self.answer = gr.HTML(views.message("Draw a picture or make a sound, then ask."), elem_id="said")
+        self.answer = gr.HTML(views.message("Draw a picture or make a sound, then ask."), elem_id="mixture-said")
         with gr.Tabs():
             with gr.Tab("Decisions", elem_classes="pane"):
                 self.table = gr.HTML(html.rules(REFERENCE, None), elem_id="rules")
@@ -139,7 +143,13 @@ class ModalityPanel:
         token, given = self.shared.token, [self.image, self.sound, self.route]
         tab.select(self.on_open, [token, self.image], [self.state, self.image, self.answer], **PRIVATE)
         for trigger in (self.image.change, self.sound.change, self.route.change):
-            trigger(self.on_given, given, [self.lamps, self.table], show_progress="hidden", **PRIVATE)
+            trigger(
+                self.on_given,
+                [self.question, *given],
+                [self.question, self.lamps, self.table],
+                show_progress="hidden",
+                **PRIVATE,
+            )
         scene = [self.number, self.color, self.shape, self.ground, self.draws]
         self.draw.click(self.on_draw, scene, [self.image, self.draws], **PRIVATE)
         self.make.click(self.on_make, [self.name, self.draws], [self.sound, self.draws], **PRIVATE)
@@ -168,10 +178,14 @@ class ModalityPanel:
             yield {self.answer: html.answer(_QUESTIONS[0], said)}
 
     @told
-    def on_given(self, image: Image.Image | None, sound: Sound | None, route: str) -> tuple[str, str]:
-        """Something was put in, or the override changed: the lamps and the rule."""
+    def on_given(
+        self, question: str | None, image: Image.Image | None, sound: Sound | None, route: str
+    ) -> tuple[Any, str, str]:
+        """Something was put in, or the override changed: a question that fits, unless it is a visitor's own; lamps."""
         decision = decided(inputs_of(image, sound), route)
-        return html.lamps(decision), html.rules(REFERENCE, decision)
+        fitting = _ASKED[decision.inputs.mode]
+        is_ready = question in _QUESTIONS and question not in fitting
+        return (fitting[0] if is_ready else gr.skip()), html.lamps(decision), html.rules(REFERENCE, decision)
 
     @told
     def on_draw(self, number: str, color: str, shape: str, ground: str, draws: int) -> tuple[Any, int]:

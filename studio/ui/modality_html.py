@@ -78,7 +78,7 @@ def matrix(found: Mapping[str, Any]) -> str:
         cells = []
         for column in COLUMNS:
             values = [seed["matrix"][mode][column] for seed in seeds]
-            cells.append(_share(float(np.mean(values)), "both seeds: " + ", ".join(f"{v:.1%}" for v in values)))
+            cells.append(_share(float(np.mean(values)), "by seed: " + ", ".join(f"{v:.1%}" for v in values)))
         learned = [router["accuracy"][mode] for seed in seeds for router in seed["routers"]]
         cells.append(_share(float(np.mean(learned)), f"from {min(learned):.1%} to {max(learned):.1%}"))
         rows.append(f"<tr><th scope='row'>{mode}</th>{''.join(cells)}</tr>")

@@ -54,14 +54,15 @@ def test_a_first_visit_sees_a_picture_and_its_answer(room: ModalityPanel, token:
 
 def test_the_lamps_follow_the_inputs_and_the_override(room: ModalityPanel) -> None:
     image, sound = shown(STARS, 1), room.on_make("four", 0)[0]
-    lit = {}
+    lit, asked = {}, {}
     for name, given in {
         "text": (None, None),
         "image": (image, None),
         "audio": (None, sound),
         "both": (image, sound),
     }.items():
-        lamps, table = room.on_given(*given, "follow the rule")
+        question, lamps, table = room.on_given(IMAGE_QUESTIONS["color"], *given, "follow the rule")
+        asked[name] = question if isinstance(question, str) else "as it was"
         lit[name] = (
             lamps.count("lamp lit"),
             lamps.partition("lamp lit'>")[2].partition("<")[0],
@@ -73,11 +74,18 @@ def test_the_lamps_follow_the_inputs_and_the_override(room: ModalityPanel) -> No
         "audio": (1, "speech", 1),
         "both": (1, "vision", 1),
     }
-    lamps, table = room.on_given(image, None, "both, summed")
+    assert asked == {
+        "text": "What is two plus five?",
+        "image": "as it was",
+        "audio": "What do you hear?",
+        "both": "Answer the question you hear.",
+    }
+    own, lamps, table = room.on_given("My own?", image, None, "both, summed")
+    assert not isinstance(own, str)
     assert (lamps.count("lamp lit"), table.count("class=lit")) == (2, 0)
     assert "you forced it" in lamps
     with pytest.raises(gr.Error):
-        room.on_given(None, None, "smell")
+        room.on_given("", None, None, "smell")
 
 
 def test_asking_writes_the_decision_down(room: ModalityPanel, token: str) -> None:
