@@ -61,8 +61,8 @@ def _matrix(found: dict[str, Any]) -> list[str]:
     return [
         _prose(
             f"""Exactly right answers in %, {found["examples"]} questions a row drawn apart from all training,
-            greedy. A cell has a number for each training seed:
-            {" / ".join(str(seed["training_seed"]) for seed in seeds)}; the first ships. ReMix is the mean of {len(seeds[0]["routers"])} router seeds for each."""
+            greedy. A cell has a number for each training seed: {_listed(seeds)}; the first ships. ReMix is the
+            mean of {len(seeds[0]["routers"])} router seeds for each."""
         ),
         _table(head, rows),
         _prose(
@@ -141,6 +141,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _percent(values: Sequence[float]) -> str:
     return " / ".join(f"{100 * value:.1f}" for value in values)
+
+
+def _listed(seeds: Sequence[dict[str, Any]]) -> str:
+    return " / ".join(str(seed["training_seed"]) for seed in seeds)
 
 
 def _mean(values: Any) -> float:
