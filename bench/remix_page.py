@@ -87,8 +87,7 @@ def reading(found: Mapping[str, Any]) -> str:
     return READING.format(steps=found["steps"], more=more, passes=passes, best=best, **exact)
 
 
-TEXT = """
-## The embedded skills
+TEXT = """## The embedded skills
 
 Six adapters (math, shout, spanish, code, reverse, twice) and the bare base, k = 2: {count} tasks, six of one skill
 (the truth is its adapter and the base) and six of two that no adapter was trained on. {train} training items of each
@@ -110,17 +109,16 @@ READING = """\
 At the same {steps} steps ReMix with M = 8 answers {remix:.0f} % and the dense softmax {dense:.0f} %, the top-k
 softmax {topk:.0f} %; with {more} steps, {passes:.0f} forward passes, ReMix reaches {long:.0f} % where the best
 subset of each task gives {best:.0f} %. What speaks against reading more into it: features and rate were chosen
-for ReMix in a first run whose test figures were seen, and the softmax routers got the same, not their own; more
-steps would help them too. Half of the tasks want two adapters at full strength, and a softmax that must learn
-to give exactly that is at a disadvantage by design."""
+for ReMix in a first run whose test figures were seen, and the softmax routers got the same, not their own; how
+far more steps would take them was not measured. Half of the tasks want two adapters at full strength, and a
+softmax that must learn to give exactly that is at a disadvantage by design."""
 
 TASK_ROWS = ("best subset of each task", "ReMix M=8, 500 steps", "dense softmax", "top-k softmax", "X-LoRA (PEFT)")
 TEXT_TASKS = """Exact answers by task, in %:
 
 | task | {routers} |
-| --- | {rules}
-{rows}
-"""
+| --- | {rules} |
+{rows}"""
 
 
 def text_row(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
