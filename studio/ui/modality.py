@@ -141,7 +141,9 @@ class ModalityPanel:
     def wire(self, tab: gr.Tab) -> None:
         """Connect the listeners; the mixture is loaded when `tab` is first opened."""
         token, given = self.shared.token, [self.image, self.sound, self.route]
-        tab.select(self.on_open, [token, self.image], [self.state, self.image, self.answer], **PRIVATE)
+        tab.select(
+            self.on_open, [token, self.image], [self.state, self.image, self.answer, self.lamps, self.table], **PRIVATE
+        )
         for trigger in (self.image.change, self.sound.change, self.route.change):
             trigger(
                 self.on_given,
@@ -166,7 +168,8 @@ class ModalityPanel:
         first = image is None
         if image is None:
             image = shown(_FIRST, 1)
-            yield {self.image: image}
+            decision = decided(inputs_of(image, None), _RULE)  # a picture set before it is on the page tells no change
+            yield {self.image: image, self.lamps: html.lamps(decision), self.table: html.rules(REFERENCE, decision)}
         job = Job(self.store.load)
         while not job.wait(_PATIENCE):
             yield {self.state: views.message("Loading the mixture: a few seconds, once…", "busy")}

@@ -48,6 +48,7 @@ def last(updates: object) -> dict[object, object]:
 def test_a_first_visit_sees_a_picture_and_its_answer(room: ModalityPanel, token: str) -> None:
     updates = list(room.on_open(token, None))
     assert isinstance(updates[0][room.image], Image.Image)
+    assert "lamp lit'>vision" in updates[0][room.lamps]
     assert "two red stars on white" in updates[-1][room.answer]
     assert list(room.on_open(token, shown(STARS, 1)))[-1] == {room.state: ""}
 
