@@ -125,22 +125,21 @@ function layout() {
   };
 }
 
-// One at a time, since purging or painting a plot that is being drawn breaks it; calls made meanwhile become one.
+// One at a time, since purging, painting or resizing a plot that is being drawn breaks it. What waits already comes once.
 let drawing = Promise.resolve();
-let isWaiting = false;
+const waiting = new Set();
 
 function inTurn(work) {
-  drawing = drawing.then(work).catch((error) => console.error(error));
+  if (waiting.has(work)) return;
+  waiting.add(work);
+  const next = () => {
+    waiting.delete(work);
+    return work();
+  };
+  drawing = drawing.then(next).catch((error) => console.error(error));
 }
 
-function draw() {
-  if (isWaiting) return;
-  isWaiting = true;
-  inTurn(() => {
-    isWaiting = false;
-    return redraw();
-  });
-}
+const draw = () => inTurn(redraw);
 
 async function redraw() {
   find('.empty').textContent = props.value && props.value.points ? '' : props.empty;
@@ -159,7 +158,7 @@ async function redraw() {
     find('.empty').textContent = 'The map cannot be drawn: ' + error.message + '.';
     return;
   }
-  const config = { responsive: true, displaylogo: false, scrollZoom: true, modeBarButtons: TOOLS };
+  const config = { displaylogo: false, scrollZoom: true, modeBarButtons: TOOLS };
   await window.Plotly.react(plot, traces(), layout(), config);
   if (!map.bound) bind();
   finish();
@@ -389,7 +388,8 @@ find('.clear').addEventListener('click', clear);
 
 const themed = new MutationObserver(() => (element.isConnected ? draw() : themed.disconnect()));
 for (const node of [document.body, document.documentElement]) themed.observe(node, { attributeFilter: ['class'] });
-new ResizeObserver(() => map.bound && window.Plotly.Plots.resize(plot)).observe(stage);
+const fit = () => (map.bound && stage.clientWidth ? window.Plotly.Plots.resize(plot) : null);
+new ResizeObserver(() => inTurn(fit)).observe(stage);
 
 for (const [name, act] of Object.entries(channels)) watch(name, act);
 map.centroids = props.centroids ? unpackAll(props.centroids) : null;
