@@ -64,7 +64,7 @@ def shares(found: Measures, names: Sequence[str], tasks: Sequence[str]) -> str:
     """Load, and who answers what."""
     load = plots.bars("Load: share of all prompts", dict(zip(names, found.load, strict=True)))
     who = plots.heat("Who answers what: share of each adapter by task", tasks, names, found.heat)
-    return f"<div class='beside'>{load}{who}</div>"
+    return f"<div class='abreast'>{load}{who}</div>"
 
 
 def comparison(rows: Sequence[tuple[str, Judged | LoomError]]) -> str:
