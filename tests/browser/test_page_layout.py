@@ -15,7 +15,7 @@ from tests.browser.page import CONTROLS, NAME_OF, PANELS, PATIENCE, Server, Visi
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=PATIENCE)
 
-GRID_AND_STAGE = (".gridlayer", ".stage")
+DRAWN_AND_STAGE = (".main-svg", ".stage")
 SIZES = ((1280, 800), (390, 844), (360, 780))
 UMAP_NEVER_COMES = """
 import runpy, threading
@@ -38,8 +38,8 @@ def test_nothing_overlaps_or_overflows(themed: tuple[str, Visit], width: int, he
     theme, visit = themed
     visit.page.set_viewport_size({"width": width, "height": height})
     visit.until(f"document.querySelector('#map .plot').getBoundingClientRect().right <= {width}")
-    grid, stage = (f"document.querySelector('#map {part}').getBoundingClientRect().width" for part in GRID_AND_STAGE)
-    visit.until(f"{grid} > 0.95 * {stage}")
+    drawn, stage = (f"document.querySelector('#map {part}').getBoundingClientRect().width" for part in DRAWN_AND_STAGE)
+    visit.until(f"{drawn} > 0.95 * {stage}")
     visit.page.screenshot(path=tmp_path / f"{theme}-{width}.png", full_page=True)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     if width >= 1000:  # one screen, no scrolling
