@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8f98", "#b8860b")
+# The map's colours in the map's order (static/map.js), so that an adapter looks the same everywhere; and the base's.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999933", "#882255")
+GREY = "#8a8f98"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 300, 150, 40, 20
 Points = Sequence[tuple[float, float]]
 

@@ -21,7 +21,7 @@ from studio.text.decoding import Decoding
 from studio.text.skills import SKILLS
 from studio.ui import asked, routing_html, views
 from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
-from studio.ui.plots import PALETTE
+from studio.ui.plots import GREY, PALETTE
 from studio.ui.routed import Order, Ready, Routing, choices, fitting, labelled, opened
 from studio.ui.routing_beside import BesidePart, number, whole
 from studio.ui.training import open_base
@@ -308,7 +308,7 @@ def _coloured(found: Writing) -> Any:
     """The text by who answered: one colour for each set of adapters, grey for the bare base."""
     labels = found.labels()
     sets = [label for label in dict.fromkeys(labels) if label != BASE]
-    colours = {label: PALETTE[i % 6] for i, label in enumerate(sets)} | {BASE: PALETTE[6]}
+    colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(sets)} | {BASE: GREY}
     value = [(piece.text, label) for piece, label in zip(found.pieces, labels, strict=True)]
     return gr.update(value=value, color_map=colours)
 

@@ -10,6 +10,7 @@ from studio.adapter import Finding
 from studio.desk import Entry
 from studio.formats import Inspection
 from studio.report import ModuleReport, Report
+from studio.ui.plots import PALETTE
 from studio.units.pool import module_type_of
 
 _MARK = {"ok": "✓", "warn": "!", "refused": "✕"}
@@ -171,7 +172,8 @@ def units(rows: Sequence[UnitRow], count: int) -> str:
 def columns(names: Sequence[str], texts: Sequence[str], perplexity: Mapping[str, float], state: str) -> str:
     """The preview: what base, sources and merge write after the prompt, side by side."""
     cells = "".join(
-        f"<article class='{_kind(name, i, len(names))}'><h4>{escape(name)}{_measured(perplexity.get(name))}</h4>"
+        f"<article class='{_kind(name, i, len(names))}' style='--own:{PALETTE[(i - 1) % len(PALETTE)]}'>"
+        f"<h4>{escape(name)}{_measured(perplexity.get(name))}</h4>"
         f"<p>{escape(text.strip()) or '<span class=prompt>…</span>'}</p></article>"
         for i, (name, text) in enumerate(zip(names, texts, strict=True))
     )
