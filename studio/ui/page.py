@@ -63,7 +63,8 @@ class Page:
     def wire(self) -> None:
         """Connect the listeners of the page itself and of every panel."""
         shared = self.shared
-        self.demo.load(self.on_load, [self.stored], [shared.token, self.stored, *shared.controls()], **EDIT)
+        tabs = [tab for tab, _ in self.tabs.values()]
+        self.demo.load(self.on_load, [self.stored], [shared.token, self.stored, *tabs, *shared.controls()], **EDIT)
         shared.version.change(self.on_version, [shared.token], self.stored, **EDIT)
         self.clock.tick(self.on_tick, None, [self.warming, self.clock], show_progress="hidden", **PRIVATE)
         for panel in shared.panels:
@@ -80,6 +81,7 @@ class Page:
         return {
             self.shared.token: token,
             self.stored: {"token": token, "recipe": desk.recipe.to_yaml()},
+            **{tab: gr.update(interactive=True) for tab, _ in self.tabs.values()},  # each needs a desk to look at
             **self.shared.refresh(desk),
         }
 
@@ -122,7 +124,7 @@ def build(settings: Settings | None = None) -> Page:
                     reading = ReadingPanel(shared)
                     history.build_tabs()
             for label, panel in TABS:
-                with gr.Tab(label) as tab:
+                with gr.Tab(label, interactive=False) as tab:
                     opened[label] = (tab, panel(shared))
         shared.panels.extend([library, units, selection, mixer, by_module, reading, history])
         page = Page(
