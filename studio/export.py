@@ -29,7 +29,7 @@ def export(
     Raises `LoomError` if what was read back differs from what was composed.
     """
     adapter, report = composition
-    carried = placed(recipe, out.with_suffix("") if out.suffix == ".zip" else out, for_others=True)
+    carried = placed(recipe, out.with_suffix("") if out.suffix.lower() == ".zip" else out, for_others=True)
     return save_adapter(
         adapter,
         out,

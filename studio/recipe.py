@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from studio.errors import BadRecipe
-from studio.files import write_atomic
+from studio.files import read_at_most, write_atomic
 from studio.merging import method_by_id
 from studio.merging.registry import Method, Value
 
@@ -208,9 +208,12 @@ def read_yaml(text: str) -> Recipe:
 def load(path: Path) -> Recipe:
     """Read a recipe file; relative source paths in it count from its own folder."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = read_at_most(path, MAX_BYTES)
+        text = None if content is None else content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise BadRecipe(f"{path.name} cannot be read", str(error)) from error
+    if text is None:
+        raise BadRecipe(f"{path.name} is longer than a recipe", f"the limit is {MAX_BYTES} bytes")
     recipe = read_yaml(text)
     return recipe.model_copy(update={"sources": tuple(_beside(path, source) for source in recipe.sources)})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 import zipfile
 import zlib
@@ -152,7 +153,7 @@ def open_pickle(path: Path) -> TensorFile:
         with path.open("rb") as file:  # given the path, torch would go by its suffix
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises many types; any of them means "not plain tensors"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _unpickling_trouble(error)
         next_step = "convert it to safetensors on a machine that trusts it"
         raise Refused(f"{path.name} cannot be read as plain tensors", reason, next_step) from error
     if isinstance(loaded, (list, tuple)):
@@ -233,6 +234,13 @@ def _npz_ref(path: Path, archive: zipfile.ZipFile, name: str, keep: object) -> T
 
 def _broken_npz(path: Path, error: Exception) -> Refused:
     return Refused(f"{path.name} is not a whole numpy archive", str(error), "save it again with numpy.savez")
+
+
+def _unpickling_trouble(error: Exception) -> str:
+    """The first line of an error, but not torch's when it advises to let the file run its code."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than plain tensors, or is damaged; what else it holds could run code"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import MissingFile, Refused
+from studio.files import read_at_most
 from studio.formats.gguf_file import is_gguf, open_gguf
 from studio.tensors import TensorFile, TensorRef, open_tensors
 
@@ -203,10 +204,11 @@ def locate(path: Path) -> Located:
 
 def read_config(path: Path, limit: int = _MAX_CONFIG_BYTES) -> Mapping[str, Any]:
     """Read a JSON file as a mapping; anything else, and more than `limit` bytes, is refused."""
-    if path.stat().st_size > limit:
-        raise Refused(f"{path.name} is {path.stat().st_size} bytes", "a config is a few thousand")
+    content = read_at_most(path, limit)
+    if content is None:
+        raise Refused(f"{path.name} is longer than {limit} bytes", "a config is a few thousand")
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
+        loaded = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise Refused(f"{path.name} is not JSON", str(error), "save the adapter again") from error
     if not isinstance(loaded, dict):

@@ -44,7 +44,8 @@ def save_adapter(
     `LoomError` where something else is, where the format cannot hold the adapter, where a number does not fit the
     dtype, or where the disk refuses.
     """
-    target = Path(path).expanduser()
+    asked = Path(path).expanduser()
+    target = Path(os.path.realpath(asked)) if asked.is_symlink() else asked  # a link stays, what it leads to is written
     writer = _writer(format)
     base = _base_config(adapter, writer, base_config)
     _check(adapter, target, writer, dtype)
@@ -59,13 +60,13 @@ def save_adapter(
             _write_text(folder / CARD, card)
             sync_folder(folder)
             compare(adapter, read_as(writer.dialect, open_bundle(folder)), _TOLERANCE[dtype])
-            _publish(_zipped(folder) if target.suffix == ".zip" else folder, target, Path(temporary) / "earlier")
+            _publish(_zipped(folder) if _is_zip(target) else folder, target, Path(temporary) / "earlier")
         sync_folder(target.parent)
     except OSError as error:
         raise LoomError(
             f"{target} could not be written", error.strerror or str(error), "choose another place"
         ) from error
-    return target
+    return asked
 
 
 def compare(meant: Adapter, found: Adapter, tolerance: float) -> None:
@@ -141,8 +142,12 @@ def _check(adapter: Adapter, target: Path, writer: Writer, dtype: str) -> None:
         raise LoomError(f"{adapter.name} adapts no module", next="keep at least one")
     if target.is_dir() and not _is_replaceable(target, writer):
         raise LoomError(f"{target} holds something else than an export", "it is not overwritten", "choose another name")
-    if target.exists() and not target.is_dir() and (target.suffix != ".zip" or not zipfile.is_zipfile(target)):
+    if target.exists() and not target.is_dir() and (not _is_zip(target) or not zipfile.is_zipfile(target)):
         raise LoomError(f"{target} is a file, not an export", "it is not overwritten", "choose another name")
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip"
 
 
 def _is_replaceable(folder: Path, writer: Writer) -> bool:

@@ -117,6 +117,7 @@ class _Values:
     norm: float | None = None
     broken: tuple[str, ...] = ()
     zero: tuple[str, ...] = ()
+    unscaled: bool = False
     note: str | None = None
 
 
@@ -126,6 +127,7 @@ def _read_values(adapter: Adapter) -> _Values:
         norm=math.hypot(*norms.values()),
         broken=tuple(name for name, norm in norms.items() if not math.isfinite(norm)),
         zero=tuple(name for name, norm in norms.items() if norm == 0),
+        unscaled=all(module.scaling == 0 for module in adapter.modules.values()),
     )
 
 
@@ -144,7 +146,8 @@ def _value_findings(values: _Values, count: int) -> list[Finding]:
         text = f"broken: {len(values.broken)} of {count} modules hold NaN or infinite numbers, and so would every merge"
         findings.append(Finding("stop", text, values.broken[0]))
     if values.zero and len(values.zero) == count:
-        findings.append(Finding("warn", "untrained: every B is zero, so the adapter changes nothing"))
+        why = "its scaling is zero" if values.unscaled else "untrained: every B is zero"
+        findings.append(Finding("warn", f"{why}, so the adapter changes nothing"))
     elif values.zero:
         text = f"{len(values.zero)} of {count} modules are zero and change nothing"
         findings.append(Finding("note", text, values.zero[0]))

@@ -28,7 +28,7 @@ def require_no_extras(adapter: Adapter, title: str) -> None:
 
 def require_pipeline(adapter: Adapter, title: str) -> None:
     """Raise `LoomError` unless every module belongs to a component of an image pipeline."""
-    odd = next((name for name in adapter.modules if name.partition(".")[0] not in COMPONENTS), None)
+    odd = next((name for name in adapter.modules if not _is_pipelines(name)), None)
     if odd is not None:
         raise LoomError(f"{title} is for image pipelines", f"{odd} is in none of their components", _AS_PEFT)
 

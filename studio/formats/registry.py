@@ -44,6 +44,8 @@ DIALECTS: tuple[ModuleType, ...] = (
     peft,
 )
 
+_WITH_NAMES = (embedded, lorweb)  # those whose files hold several adapters: `path#name`
+
 # What stands in folders of adapters and is none, by a part of a key.
 _STRANGERS = {
     "lora_controlnet": "a Control-LoRA, which changes a ControlNet and not its base",
@@ -69,8 +71,12 @@ def detect(bundle: Bundle) -> tuple[ModuleType, str]:
 
 
 def read_bundle(bundle: Bundle) -> Adapter:
-    """Read an opened bundle by the first dialect that recognises it."""
+    """Read an opened bundle by the first dialect that recognises it; a name where adapters have none is refused."""
     dialect, evidence = detect(bundle)
+    if bundle.selected is not None and dialect not in _WITH_NAMES:
+        raise Refused(
+            f"no adapter here is named {bundle.selected[:80]}", "it is one adapter, without a name", "leave the # out"
+        )
     return replace(read_as(dialect, bundle), evidence=evidence)
 
 

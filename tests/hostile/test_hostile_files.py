@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from studio.errors import LoomError, Refused
 from studio.formats import inspect, open_adapter
-from studio.formats.bundle import locate
+from studio.formats.bundle import locate, read_config
 from studio.formats.peft_config import first_match
+from studio.recipe import load
 from tests.fixtures import gguf_file, mlx_folder, peft_folder, sharded_checkpoint, weights_file
 
 many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -402,3 +403,12 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["\0", "x" * 5000, "ä/\udce4"])
 def test_impossible_paths(name: str) -> None:
     survives(Path(name))
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no device without end")
+def test_a_device_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").symlink_to("/dev/zero")
+    with pytest.raises(LoomError, match="longer than"):
+        load(tmp_path / "r.yaml")
+    with pytest.raises(LoomError, match="longer than"):
+        read_config(Path("/dev/zero"))

@@ -15,7 +15,7 @@ from studio.formats import embedded_adapters, inspect, open_adapter
 from studio.formats.bundle import split_selection
 from studio.recipe import Source
 from studio.sources import open_source
-from tests.fixtures import gguf_file, pair, sharded_checkpoint, weights_file
+from tests.fixtures import gguf_file, pair, peft_folder, sharded_checkpoint, weights_file
 
 ATTENTION = "blk.0.attn_q"
 NAME = "model.layers.0.self_attn.q_proj"
@@ -146,3 +146,11 @@ def test_adapters_of_one_file_are_told_apart_by_their_digests(tmp_path: Path) ->
     assert digests[0] != digests[1] == digests[2]
     with pytest.raises(CannotMerge, match="not the file"):
         open_source(Source(path=f"{path}#1", sha256=digests[1]))
+
+
+def test_a_name_where_adapters_have_none_is_refused(tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "a")
+    for path in (f"{folder}#vision", f"{folder}/adapter_model.safetensors#1"):
+        assert inspect(path).verdict == "refused"
+        with pytest.raises(Refused, match="No adapter here is named"):
+            open_adapter(path)

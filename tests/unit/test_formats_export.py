@@ -166,3 +166,17 @@ def test_unknown_format_and_empty_adapter_are_refused(tmp_path: Path) -> None:
         save_adapter(_adapter(), tmp_path / "out", format="tarot")
     with pytest.raises(LoomError, match="adapts no module"):
         save_adapter(replace(_adapter(), modules={}), tmp_path / "out")
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        assert save_adapter(_adapter(), link) == link
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "adapter_config.json").is_file()
+
+
+def test_a_zip_may_be_spelled_in_capitals(tmp_path: Path) -> None:
+    assert zipfile.is_zipfile(save_adapter(_adapter(), tmp_path / "out.ZIP"))

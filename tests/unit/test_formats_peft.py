@@ -358,3 +358,9 @@ def test_header_only_and_without_torch(tmp_path: Path) -> None:
         "assert i.verdict == 'ok'; assert not {'torch', 'transformers', 'peft', 'scipy', 'gradio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_alpha_zero_is_told_from_untrained(tmp_path: Path) -> None:
+    found = inspect(peft_folder(tmp_path / "a", alpha=0))
+    assert (found.verdict, found.scaling) == ("warn", 0.0)
+    assert found.findings[0].text == "its scaling is zero, so the adapter changes nothing"

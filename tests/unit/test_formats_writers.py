@@ -224,6 +224,7 @@ CONV = Adapter("made", {"x.conv": in_memory_module("x.conv", *pair(0, 4, 18), ki
     ("format", "adapter", "reason"),
     [
         ("diffusers", made(LLAMA_SHAPES), "is for image pipelines"),
+        ("diffusers", made({"transformer.h.0.attn.c_attn": (24, 8)}, base="gpt2"), "is for image pipelines"),
         ("diffusers", replace(made(IMAGE), extras=WITH_HEAD.extras), "no full tensors"),
         ("kohya", made(LLAMA_SHAPES), "is for image pipelines"),
         ("kohya", made({"transformer.transformer_blocks.0.attn.to_q": (8, 8)}, base="o/Qwen-Image"), "is written for"),
