@@ -86,6 +86,7 @@ def compose(
         sources = open_sources(recipe)
     started = time.perf_counter()
     warnings = preflight.check(_heard(recipe, sources.adapters), recipe.chosen, other_bases=recipe.other_bases)
+    warnings += preflight.unmatched(recipe.sources, sources.adapters)
     work = _Work(recipe, sources, on_step, stop)
     for batch in sources.stacks(dense=recipe.chosen.space == "delta"):
         work.take(batch)
@@ -129,11 +130,21 @@ def recipe_for(
         {
             "path": str(adapter.path or adapter.name),
             "name": adapter.name,
-            "weight": None if weight is None else float(weight),
+            "weight": None if weight is None else _number(weight),
         }
         for adapter, weight in zip(adapters, given, strict=True)
     ]
     return parse({"sources": sources, "method": method, "knobs": dict(knobs), **fields})
+
+
+def _number(weight: object) -> float:
+    """A weight as Python's own number, whatever library it comes from."""
+    from studio.errors import BadRecipe
+
+    try:
+        return float(weight)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BadRecipe(f"{weight!r} is not a weight", next="give a number") from error
 
 
 def _heard(recipe: Recipe, adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from studio.adapter import Adapter
 from studio.errors import CannotMerge
 from studio.merging.registry import Method
+
+if TYPE_CHECKING:
+    from studio.recipe import Source
 
 _LOUD = 5.0  # one source this many times stronger than another drowns it
 
@@ -47,6 +52,16 @@ def loudness(names: Sequence[str], norms: Sequence[float]) -> tuple[str, ...]:
     return (
         *silent,
         f"{loud} is {high / low:.0f} times as strong as {quiet} ({high:.3g} and {low:.3g}): balance their weights",
+    )
+
+
+def unmatched(sources: Sequence[Source], adapters: Sequence[Adapter]) -> tuple[str, ...]:
+    """A warning for each weight by module and each unit edit that no module of its adapter answers to."""
+    return tuple(
+        f"{adapter.name} adapts no module {name!r}: its weight or units of its own change nothing"
+        for source, adapter in zip(sources, adapters, strict=True)
+        for name in dict.fromkeys([*source.modules, *source.units.scale])
+        if name not in adapter.modules and not (name in source.modules and fnmatch.filter(adapter.modules, name))
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from studio.adapter import Adapter, Finding, in_memory_module
-from studio.compose import Composition, Sources, compose, renamed_apart
+from studio.compose import Composition, Sources, compose, merge, renamed_apart
 from studio.errors import BadRecipe, Cancelled, CannotMerge
 from studio.recipe import parse
 from studio.tensors import in_memory
@@ -182,3 +182,18 @@ def test_what_may_surprise_is_said(three: tuple[Adapter, ...]) -> None:
 def test_adapters_of_one_name_are_told_apart(three: tuple[Adapter, ...]) -> None:
     names = [a.name for a in renamed_apart([a.renamed("x") for a in three])]
     assert names == ["x", "x 2", "x 3"]
+
+
+def test_a_module_that_no_weight_or_unit_reaches_is_warned_of(three: tuple[Adapter, ...]) -> None:
+    units = {"scale": {"h.0.atn": {0: 0.0}, "h.0.mlp": {0: 0.5}}}
+    _, report = composed(three, {"modules": {"h.9.*": 2, "h.1.*": 2, "h.1.mlp": 1}, "units": units})
+    assert [text for text in report.warnings if "adapts no module" in text] == [
+        "one adapts no module 'h.9.*': its weight or units of its own change nothing",
+        "one adapts no module 'h.0.atn': its weight or units of its own change nothing",
+    ]
+
+
+def test_a_weight_that_is_no_number_is_a_bad_recipe(three: tuple[Adapter, ...]) -> None:
+    weights: Any = [np.float32(0.5), "much"]
+    with pytest.raises(BadRecipe, match="'much' is not a weight"):
+        merge(three[:2], weights=weights)
