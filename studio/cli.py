@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; expected trouble is one line on stderr and status 1, wrong usage status 2."""
     parser = _parser()
     options = parser.parse_args(_with_negative_weights(sys.argv[1:] if arguments is None else arguments))
+    _hide_bars()
     try:
         status: int = options.run(options)
     except LoomError as error:
@@ -42,14 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _hide_bars() -> None:
+    """No bars of the libraries where nobody watches them: an error is one line on stderr."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def _fail(text: str, status: int = 1) -> int:
     print(f"loom: {' '.join(text.split())}", file=sys.stderr)
     return status
 
 
 def _defect(error: Exception) -> int:
-    import os
-
     if os.environ.get("LOOM_DEBUG"):
         raise error
     return _fail(
@@ -132,7 +138,8 @@ def _inspect(options: argparse.Namespace) -> int:
     else:
         for inspection in found:
             print(inspection.to_text())
-    return 0 if all(inspection.verdict != "refused" for inspection in found) else 1
+    refused = [inspection.path for inspection in found if inspection.verdict == "refused"]
+    return _fail(f"{len(refused)} of {len(found)} refused: {', '.join(refused)}") if refused else 0
 
 
 def _methods(options: argparse.Namespace) -> int:

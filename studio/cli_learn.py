@@ -99,6 +99,7 @@ def _learn(options: argparse.Namespace) -> int:
     )
     given = named_task(name, options.count, options.seed)
     examples = split(given.items, seed=options.seed)
+    tasks = [unseen(named_task(test, options.n, options.seed + 1), examples) for test in options.test]
     schedule = Schedule(options.rate, options.steps, options.batch, seed=options.seed)
     shape: Any = options.parameterisation or ("leaky" if options.way == "recycle" else "free")
     settings = Settings(shape, options.granularity, options.start, options.init, options.l1, schedule)
@@ -111,7 +112,6 @@ def _learn(options: argparse.Namespace) -> int:
     placed(learned, options.out.parent, for_others=False).save(options.out)
     soup = found.soup
     _say(f"{options.out}: lowest loss {min(loss for _, loss in soup.state.valid):.4f}, {soup.state.step} steps")
-    tasks = [unseen(named_task(test, options.n, options.seed + 1), examples) for test in options.test]
     if tasks:
         beside = controls(base, recipe, sources, examples, order, target=target, on_part=_say)
         _judged(options, base, recipe, sources, [*beside, Entry("learned", "merge", learned)], tasks)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from studio.adapter import Adapter
+from studio.errors import BadRecipe
 from studio.late import torch
 from studio.learning.data import Examples
 from studio.learning.fit import State, Stop
@@ -23,12 +24,19 @@ from studio.text.bases import TextBase
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Trials in all, bounds of the weights, the L1 term on mean |w|, and the seed (merging.md 4)."""
+    """Trials in all, bounds of the weights, the L1 term on mean |w|, and the seed (merging.md 4).
+
+    Raises `BadRecipe` for no trials, or more than 100,000.
+    """
 
     trials: int = 40
     bound: float = 1.5
     l1: float = 0.05
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.trials <= 100_000:
+            raise BadRecipe(f"trials is {self.trials}", "it lies between 1 and 100000")
 
 
 def lorahub(

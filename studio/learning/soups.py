@@ -46,7 +46,7 @@ class Settings:
     for the others (for `softmax` the mean, for `leaky` the base model); `normal`: N(0, 0.5^2); `uniform`: U(0, 1);
     `equal`: 1/sqrt(N), 1/N for `squared`; `target`: `start` (1) for the first adapter, 0 for the others (merging.md
     3.1). `l1` times the mean |c| is added to the loss. Raises `BadRecipe` for a softmax by rank, which has nothing to
-    share among.
+    share among, and for numbers out of bounds.
     """
 
     parameterisation: Parameterisation = "free"
@@ -59,6 +59,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.parameterisation == "softmax" and self.granularity == "rank":
             raise BadRecipe("softmax cannot be learned by rank", "units of several adapters do not correspond")
+        if not 0 <= self.l1 <= 1e3:
+            raise BadRecipe(f"l1 is {self.l1}", "it lies between 0 and 1000")
+        if self.start is not None and not abs(self.start) <= 100:
+            raise BadRecipe(f"start is {self.start}", "it lies between -100 and 100")
 
     @property
     def theta(self) -> float:

@@ -72,6 +72,8 @@ def named_task(name: str, n: int = 100, seed: int = 1) -> Task:
     `math+shout` or `math+shout:kept` is a skill and split, `recipes` a voice, another word a path. Raises `BadTask` or
     `MissingFile` with what would have worked.
     """
+    if n < 1:
+        raise BadTask(f"{n} items of {name} cannot be asked", next="ask for 1 or more")
     skill, _, split = name.partition(":")
     if skill in SKILLS:
         if split and split not in get_args(Split):

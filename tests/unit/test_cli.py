@@ -76,7 +76,8 @@ def test_inspect_as_json_says_all_and_fails_if_one_is_refused(tmp_path: Path, tw
     (tmp_path / "bad.safetensors").write_bytes(b"\x00\x00")
     done = run("inspect", two[0], tmp_path / "bad.safetensors", tmp_path / "missing", "--json")
     found = json.loads(done.stdout)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert done.returncode == 1
+    assert_one_line(done.stderr, "2 of 3 refused", "bad.safetensors", "missing")
     assert [item["verdict"] for item in found] == ["ok", "refused", "refused"]
     assert all(item.keys() == INSPECTION for item in found)
     assert found[0]["findings"] == []
@@ -220,3 +221,9 @@ def test_another_file_in_the_place_of_a_pinned_one_is_refused(
     status, _, err = call(capsys, "merge", tmp_path / "out/recipe.yaml", "-o", tmp_path / "again")
     assert status == 1
     assert_one_line(err, "is not the file the recipe was made with")
+
+
+def test_trouble_after_a_base_was_loaded_is_one_line_too() -> None:
+    done = run("learn", "loom:math", "--examples", "nowhere", "-o", "x.yaml")
+    assert done.returncode == 1
+    assert_one_line(done.stderr, "no skill and no file")

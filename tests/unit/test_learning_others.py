@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,3 +193,17 @@ def test_the_random_control_matches_the_spread_of_the_factors() -> None:
 def test_split_is_the_papers() -> None:
     items = tuple(Item(str(i), " x") for i in range(100))
     assert (len(split(items).train), len(split(items).valid)) == (80, 20)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Search(trials=0),
+        lambda: Settings(l1=-1.0),
+        lambda: Settings(l1=math.nan),
+        lambda: Settings(start=math.inf),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_before_anything_is_learned(wrong: Callable[[], object]) -> None:
+    with pytest.raises(BadRecipe, match="lies between"):
+        wrong()

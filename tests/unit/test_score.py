@@ -151,6 +151,8 @@ def test_tasks_by_name(tmp_path: Path) -> None:
     assert named_task("math+shout:kept", 5).items == skill_task("math+shout", "kept", 5).items
     with pytest.raises(BadTask, match="no split"):
         named_task("math:nowhere")
+    with pytest.raises(BadTask, match="0 items of math"):
+        named_task("math", 0)
     with pytest.raises(MissingFile, match="no skill and no file"):
         named_task(str(tmp_path / "gone.jsonl"))
 
