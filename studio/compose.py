@@ -194,6 +194,7 @@ class _Work:
         return torch.tensor([[s.weight_for(name, w) for s, w in chosen] for name in batch.names], dtype=torch.float64)
 
     def _merge(self, part: Stack, weights: Tensor) -> None:
+        self._require_finite(part)
         draw = {"draw": Draw(self.recipe.seed, part.names)} if self.method.draws else {}
         weights = weights.to(self.sources.device)
         merged = self.method.run(part.pairs, weights.float(), **self.knobs, **draw)
@@ -203,6 +204,16 @@ class _Work:
         self._keep(part, pair)
         sizes = _sizes(part, weights * self.recipe.scale, pair, is_sum=self.method.laws.exact)
         self.rows += _module_reports(part, sizes, pair.rank, merged.kept, self._names())
+
+    def _require_finite(self, part: Stack) -> None:
+        """Asked before the method: one that trims or elects would drop a NaN in silence."""
+        sizes = part.pairs.products.diagonal(dim1=-2, dim2=-1)
+        broken = (~sizes.isfinite()).nonzero().tolist()
+        if broken:
+            module, source = part.names[broken[0][0]], self._names()[part.sources[broken[0][1]]]
+            raise CannotMerge(
+                f"The merge of {module} is not finite", f"{source} holds NaN or numbers too large", "remove it"
+            )
 
     def _keep(self, part: Stack, pair: Pair) -> None:
         a, b, like = pair.A.float().cpu().numpy(), pair.B.float().cpu().numpy(), part.like

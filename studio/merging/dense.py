@@ -7,9 +7,11 @@ whatever the number of sources.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from studio.errors import CannotMerge
 from studio.late import torch
 from studio.linalg import Pair
 from studio.merging.registry import Help, Merged, Range
@@ -74,7 +76,12 @@ def merged_rows(pairs: Sequence[Pair], filters: Sequence[Filter], join: Join) ->
 
 
 def refit(delta: Tensor, pairs: Sequence[Pair], rank: int) -> Merged:
-    """The dense result as the best pair of `rank`, or of the sources' ranks together when `rank` is 0."""
+    """The dense result as the best pair of `rank`, or of the sources' ranks together when `rank` is 0.
+
+    Raises `CannotMerge` where the result is beyond float32.
+    """
+    if not math.isfinite(float(torch.linalg.vector_norm(delta, math.inf))):
+        raise CannotMerge("The merge is not finite", "its sources hold numbers too large", "lower the weights")
     pair, kept = truncate(delta, rank or sum(pair.rank for pair in pairs))
     return Merged(pair.single(), kept)
 

@@ -11,6 +11,7 @@ import pytest
 from studio.adapter import Adapter, Finding, in_memory_module
 from studio.compose import Composition, Sources, compose, merge, renamed_apart
 from studio.errors import BadRecipe, Cancelled, CannotMerge
+from studio.merging import methods
 from studio.recipe import parse
 from studio.tensors import in_memory
 
@@ -151,8 +152,10 @@ def test_numbers_that_are_not_finite_are_refused_where_they_are_heard(three: tup
     a, b = three[1].modules["h.0.mlp"]
     broken = in_memory_module("h.0.mlp", a, np.full_like(b, bad))
     spoilt = (three[0], Adapter("bad", {**three[1].modules, "h.0.mlp": broken}, "memory", base="tiny/base"), three[2])
-    with pytest.raises(CannotMerge, match=r"not finite"):
-        composed(spoilt)
+    for method in methods():
+        two = [{"weight": 0.5}, {"weight": 0.5}]
+        with pytest.raises(CannotMerge, match=r"h\.0\.mlp is not finite\. Bad holds"):
+            composed(spoilt[:2], *two, method=method)
     result, report = composed(spoilt, {}, {"weight": 0.0})
     np.testing.assert_allclose(deltas(result), weighted((three[0], three[2]), (0.8, 0.3)), atol=1e-5)
     assert np.isfinite(report.cosines).all()
@@ -197,3 +200,11 @@ def test_a_weight_that_is_no_number_is_a_bad_recipe(three: tuple[Adapter, ...]) 
     weights: Any = [np.float32(0.5), "much"]
     with pytest.raises(BadRecipe, match="'much' is not a weight"):
         merge(three[:2], weights=weights)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "della", "breadcrumbs", "prune"])
+def test_a_result_beyond_float32_is_refused(method: str) -> None:
+    pair = np.full((2, 6), 1e25, np.float32), np.full((5, 2), 1e25, np.float32)
+    huge = Adapter("huge", {"m": in_memory_module("m", *pair)}, "memory")
+    with pytest.raises(CannotMerge, match="not finite"):
+        merge([huge, huge.renamed("more")], method, [1.0, 1.0], density=0.9)
