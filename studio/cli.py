@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(_with_negative_weights(sys.argv[1:] if arguments is None else arguments))
     _hide_bars()
+    _show_any_character()
     try:
         status: int = options.run(options)
     except LoomError as error:
@@ -48,6 +50,13 @@ def _hide_bars() -> None:
     """No bars of the libraries where nobody watches them: an error is one line on stderr."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _show_any_character() -> None:
+    """A name that the terminal cannot show is escaped, where it would else be a defect."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(text: str, status: int = 1) -> int:

@@ -26,7 +26,7 @@ INSPECTION = {
 }
 
 
-def run(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, folder: Path | None = None, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     """`python -m studio …` in a process of its own."""
     command = [sys.executable, "-m", "studio", *map(str, arguments)]
     environment = {
@@ -34,6 +34,7 @@ def run(*arguments: object, folder: Path | None = None) -> subprocess.CompletedP
         "PATH": "",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
+        "PYTHONIOENCODING": encoding,
     }
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment)
 
@@ -227,3 +228,9 @@ def test_trouble_after_a_base_was_loaded_is_one_line_too() -> None:
     done = run("learn", "loom:math", "--examples", "nowhere", "-o", "x.yaml")
     assert done.returncode == 1
     assert_one_line(done.stderr, "no skill and no file")
+
+
+def test_a_terminal_without_unicode_shows_every_name(tmp_path: Path) -> None:
+    done = run("inspect", peft_folder(tmp_path / "naïve ✓"), encoding="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "na\\xefve \\u2713: ok" in done.stdout
