@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _hide_bars()
     _show_any_character()
     try:
-        status: int = options.run(options)
+        status = _run(options)
     except LoomError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -43,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
     except Exception as error:  # a defect, told in one line all the same; LOOM_DEBUG shows where
         return _defect(error)
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the verb; the libraries' warnings are for who writes code, and `python -W` brings them back."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        status: int = options.run(options)
     return status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import fields
@@ -234,3 +235,11 @@ def test_a_terminal_without_unicode_shows_every_name(tmp_path: Path) -> None:
     done = run("inspect", peft_folder(tmp_path / "naïve ✓"), encoding="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "na\\xefve \\u2713: ok" in done.stdout
+
+
+def test_a_library_that_warns_adds_no_line(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(pickle.dumps({"a": print}, protocol=4))  # torch warns of the protocol
+    done = run("inspect", tmp_path / "x.bin")
+    assert done.returncode == 1
+    assert "plain tensors" in done.stdout
+    assert_one_line(done.stderr, "1 of 1 refused")
