@@ -49,7 +49,7 @@ def build(spelling: str, parts: Parts, scaling: float | None = None) -> LoraModu
 
 def _product(spelling: str, parts: Parts) -> tuple[LowRank, int | None, str]:
     """The product, the rank that alpha is divided by, and the kind's name."""
-    if set(parts) <= {"diff", "alpha"}:
+    if "diff" in parts and set(parts) <= {"diff", "alpha"}:
         return Full(parts["diff"]), None, "whole difference"
     try:
         if {"down", "up", "mid"} <= parts.keys():

@@ -14,7 +14,7 @@ from studio.routing.mixing import mix_adapters
 from studio.routing.router import BASE, Router
 from studio.text.bases import TextBase
 from studio.text.decoding import Chooser, Decoding
-from studio.text.reading import Reader, accepts
+from studio.text.reading import Reader, accepts, cache_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +85,7 @@ class _Features:
 
     def __init__(self, base: TextBase, router: Router) -> None:
         self._model, self._reads, self._cache = base.model, router.reads, None
+        self._cache_name = cache_name(base.model)
         self._seen: Tensor | None = None
         self._options = {"logits_to_keep": 1} if accepts(base.model, "logits_to_keep") else {}
 
@@ -97,13 +98,13 @@ class _Features:
             given = self._seen if self._cache is None else ids
             found = self._model(
                 input_ids=given,
-                past_key_values=self._cache,
-                use_cache=True,
+                use_cache=self._cache_name is not None,
                 output_hidden_states=True,
                 return_dict=True,
                 **self._options,
+                **({self._cache_name: self._cache} if self._cache_name else {}),
             )
-            self._cache = found.get("past_key_values")
+            self._cache = found.get(self._cache_name) if self._cache_name else None
             return cast("Tensor", found.hidden_states[-1][:, -ids.shape[1] :].float())
 
 

@@ -15,6 +15,16 @@ def accepts(model: Any, option: str) -> bool:
     return option in inspect.signature(model.forward).parameters
 
 
+def cache_name(model: Any) -> str | None:
+    """What the model calls the keys and values it keeps (`cache` from transformers 5.24 on); None where there are none.
+
+    A recurrent state is not used: it goes on by one token at a time, and reading goes by pieces.
+    """
+    if getattr(model, "_is_stateful", False):
+        return None
+    return "cache" if accepts(model, "cache") else "past_key_values"
+
+
 class Reader:
     """A model that reads from left to right and remembers what it has read."""
 
@@ -23,21 +33,23 @@ class Reader:
         self._cache: Any = None
         self._seen: torch.Tensor | None = None
         self._can_keep_last = accepts(model, "logits_to_keep")
+        self._cache_name = cache_name(model)
 
     def read(self, ids: torch.Tensor, *, last_only: bool = False) -> torch.Tensor:
         """Logits (rows, T, vocabulary) after each of the next T tokens (rows, T); with `last_only`, T is 1."""
         self._seen = ids if self._seen is None else torch.cat([self._seen, ids], 1)
-        given = self._seen if self._cache is None else ids  # a model without such a cache reads it all again
-        options = {"logits_to_keep": 1} if last_only and self._can_keep_last else {}
+        given = self._seen if self._cache is None else ids  # a model that cannot go on reads it all again
+        options: dict[str, Any] = {"logits_to_keep": 1} if last_only and self._can_keep_last else {}
+        if self._cache_name:
+            options[self._cache_name] = self._cache
         with torch.inference_mode():
             result = self._model(
                 input_ids=given.to(self._model.device),
-                past_key_values=self._cache,
-                use_cache=True,
+                use_cache=self._cache_name is not None,
                 return_dict=True,
                 **options,
             )
-        self._cache = result.get("past_key_values")
+        self._cache = result.get(self._cache_name) if self._cache_name else None
         logits: torch.Tensor = result.logits[:, -1 if last_only else -ids.shape[1] :]
         return logits
 

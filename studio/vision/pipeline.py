@@ -161,8 +161,7 @@ class AnalogyModel:
         """b' with dense updates by module, from the seed's noise."""
         noise = torch.randn(seen.latents.shape, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
-            own = self._weights
-            weights = {f"{name}.weight": own[f"{name}.weight"] + delta for name, delta in deltas.items()}
+            weights = self._merged(deltas)
             final = euler(
                 lambda x, t: self._velocity(x, t, seen.context, weights),
                 noise,
@@ -233,6 +232,11 @@ class AnalogyModel:
         """The transformer's own parameters by name, not those that another call has swapped in."""
         with self.lock:
             return dict(self.transformer.named_parameters())
+
+    def _merged(self, deltas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The adapted weights by parameter name, dense updates (m, n) by module added."""
+        own = self._weights
+        return {f"{name}.weight": own[f"{name}.weight"] + delta for name, delta in deltas.items()}
 
     def _velocity(
         self, x: torch.Tensor, time: float, context: torch.Tensor, weights: dict[str, torch.Tensor]

@@ -161,7 +161,7 @@ def test_the_sampler_is_the_stock_pipeline_with_the_exported_lora(
             return_dict=False,
         )[0]
     with torch.inference_mode():
-        merged = model._merged(mix, 1.0)
+        merged = model._merged(model.basis.deltas(mix))
         from studio.vision.latents import euler
 
         ours = euler(lambda x, t: model._velocity(x, t, seen.context, merged), noise, 2)
