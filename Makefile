@@ -1,8 +1,9 @@
-# make run, make test: each makes what it needs first. Variables: HOST, PORT (where the studio listens), PYTHON (which makes .venv), SEEDS (of evidence).
+# make run, make test: each makes what it needs first. Variables: HOST, PORT (where the studio listens), PYTHON (which makes .venv), SEEDS (of evidence), JOBS (of tests).
 HOST ?= 127.0.0.1
 PORT ?= 7860
 PYTHON ?= python3
 SEEDS ?= 0 1 2
+JOBS ?= 2
 PY := .venv/bin/python
 
 .PHONY: help venv run test lint bench evidence picture clean
@@ -19,7 +20,7 @@ run: venv ## Open the studio on http://HOST:PORT
 
 test: venv ## Run every test (fetching a Chromium if there is none), then lint
 	$(PY) tests/chromium.py
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 	@$(MAKE) --no-print-directory lint
 
 lint: venv ## Style, format and types
