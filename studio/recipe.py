@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PureWindowsPath
@@ -245,12 +246,15 @@ def _seen_from(folder: Path, source: Source, for_others: bool) -> Source:
 
 
 def _way(here: Path, there: Path) -> Path | None:
-    """The relative path, unless it climbs to the root or above the person's home."""
+    """The relative path, unless it climbs to the root, above the person's home, or to the folder of temporary files.
+
+    What two temporary folders have in common is no place: a download leaves it, and the way would lead anywhere.
+    """
     if here.anchor != there.anchor:
         return None
     shared = Path(os.path.commonpath([here, there]))
-    is_private = shared == Path(shared.anchor) or shared in Path.home().resolve().parents
-    return None if is_private else Path(os.path.relpath(there, here))
+    nowhere = {Path(shared.anchor), Path(tempfile.gettempdir()).resolve(), *Path.home().resolve().parents}
+    return None if shared in nowhere else Path(os.path.relpath(there, here))
 
 
 def _is_absolute(path: str) -> bool:

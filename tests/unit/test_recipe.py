@@ -102,6 +102,14 @@ def test_an_export_does_not_tell_of_the_machine(tmp_path: Path, monkeypatch: pyt
     assert kept.base == str(home / "models/m")
 
 
+def test_a_download_carries_no_way_between_temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told = placed(
+        _recipe(tmp_path / "uploads/a", tmp_path / "export/b", "loom:math"), tmp_path / "export", for_others=True
+    )
+    assert _paths(told) == ["a", "b", "loom:math"]
+
+
 # Hostile --------------------------------------------------------------------------------------------------------------
 
 
