@@ -1,6 +1,6 @@
 """`cat` beside copying the same bytes. `python -m bench.cat`
 
-Four random adapters of rank 16 with the shapes of a 1.2-billion-parameter Llama lie on disk as PEFT writes them. One
+Four random adapters of rank 16 with the shapes of Llama 3.1 8B lie on disk as PEFT writes them. One
 side copies the four weights files, synced to disk; ours opens them, merges, writes the export, syncs, reads it back and
 compares it. Both move the same bytes: the result holds all factors of the sources. Writes bench/results/cat.json.
 """
@@ -14,13 +14,12 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from bench.synthetic import Clock, Shape, adapter, machine, timed
+from bench.synthetic import LLAMA_8B, Clock, adapter, machine, timed
 from studio import open_adapter
 from studio.compose import Sources, compose, recipe_for
 from studio.export import export
 
 RESULTS = Path(__file__).parent / "results" / "cat.json"
-LLAMA_1B = Shape(16, 2048, 512, 8192)
 SOURCES, RANK, REPEATS = 4, 16, 3
 
 
@@ -47,7 +46,7 @@ def main() -> None:
     about = machine()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        folders = [adapter(i, LLAMA_1B, RANK, Clock()).save(root / f"a{i}") for i in range(SOURCES)]
+        folders = [adapter(i, LLAMA_8B, RANK, Clock()).save(root / f"a{i}") for i in range(SOURCES)]
         size = sum((folder / "adapter_model.safetensors").stat().st_size for folder in folders)
         copies = root / "copies"
         copies.mkdir()
@@ -63,7 +62,7 @@ def main() -> None:
         "machine": about,
         "sources": SOURCES,
         "rank": RANK,
-        "modules": len(list(LLAMA_1B.modules())),
+        "modules": len(list(LLAMA_8B.modules())),
         "bytes": size,
         **{f"{name}_seconds": one.wall for name, one in spent.items()},
         **{f"{name}_cpu_seconds": one.cpu for name, one in spent.items()},
