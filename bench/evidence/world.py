@@ -89,7 +89,7 @@ def folder_of(name: str, seed: int) -> Path | None:
 
 
 def adapters_of(seed: int) -> dict[str, Adapter]:
-    """The ten embedded adapters, those that were trained with this seed in place of the shipped."""
+    """The embedded adapters, those that were trained with this seed in place of the shipped."""
     shipped = {path.removeprefix("loom:"): folder for path, folder in embedded_paths().items()}
     return {name: studio.open_adapter(folder_of(name, seed) or folder) for name, folder in shipped.items()}
 
