@@ -70,8 +70,10 @@ def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel) -> None:
     }
     updates = last(panel.on_token(token, True))
     assert len(updates[panel.pictures.strip]) == len(panel.room.models.names)
+    panel.space.on_field("steps", token, 40)  # enough for any machine to be looked at meanwhile
     frames = [update.get(panel.pictures.b2) for update in panel.on_version(token)]
     assert sum(frame is not None for frame in frames) >= 2  # it forms step by step
+    panel.space.on_field("steps", token, 2)
     said = last(panel.on_version(token))[panel.pictures.state]
     assert float(said.split(" dB")[0].rpartition(">")[2]) > 24
 
@@ -100,11 +102,11 @@ def test_the_way_ends_at_the_other_edit(panel: AnalogyPanel, token: str) -> None
     assert [caption for _, caption in film] == ["0%", "25%", "50%", "75%", "100%"]
     truth = panel.room.ready(("invert",), 0)[3]
     sitting = panel.room.sitting(token)
-    assert apart(film[0][0], drawn(panel, token)) == 0
+    assert apart(film[0][0], drawn(panel, token)) < 1e-3  # a level of one pixel, where sums round otherwise
     assert apart(film[-1][0], truth) < 0.5 * apart(sitting.pictures[2], truth)  # type: ignore[arg-type]
     t, version = panel.space.on_frame(token, SimpleNamespace(index=4))  # type: ignore[arg-type]
     assert (t, version) == (1.0, panel.room.sitting(token).version)
-    assert drawn(panel, token).tobytes() == film[-1][0].tobytes()
+    assert apart(drawn(panel, token), film[-1][0]) < 1e-3
 
 
 def test_a_click_on_the_map_drives_the_sliders(panel: AnalogyPanel, token: str) -> None:

@@ -105,7 +105,7 @@ def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, do
 def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
     token, desk, _ = page.shared.rooms.enter(None)
     desk.load(load_preset("01-shouted-sums"), "preset")
-    run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 500, 2)
+    run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 5000, 2)  # too many to be done before it is stopped
     next(run)
     with pytest.raises(gr.Error, match="Stop it first"):
         next(room.on_train(token, TASKS, 4, *ORDER))
