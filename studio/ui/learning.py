@@ -10,7 +10,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from studio.desk import Desk
-from studio.errors import Cancelled, LoomError
+from studio.errors import LoomError
 from studio.learning.adamerge import SETTINGS as UNLABELLED
 from studio.learning.controls import TargetSettings
 from studio.learning.data import split
@@ -19,10 +19,10 @@ from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.learning.ways import WAYS, Order
 from studio.ui import asked, curves, views
-from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
+from studio.ui.panel import EDIT, PRIVATE, Shared, told, told_while
+from studio.ui.run_room import RunRoom
 from studio.ui.training import Training, open_base
 
-_PAUSE = 0.5  # seconds between two pictures of a run
 _SHAPES = {
     "free": "free: any number, from 1",
     "softmax": "softmax: shares of 1",
@@ -47,12 +47,14 @@ _GRAINS = {
 }
 
 
-class LearningPanel:
+class LearningPanel(RunRoom[Training]):
     """Chooses examples and a way, shows the run, writes the recipe."""
+
+    first = "learn first"
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.trainings: Latest[Training] = shared.trainings
+        self.runs = shared.trainings
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="learning"):
                 self._build_choice()
@@ -75,7 +77,7 @@ class LearningPanel:
             )
         self.count = gr.Slider(5, 200, 50, step=5, label="How many examples", elem_id="example-count")
         with gr.Row():
-            self.learn = gr.Button("Learn", variant="primary", size="sm", min_width=70, elem_id="learn")
+            self.start = gr.Button("Learn", variant="primary", size="sm", min_width=70, elem_id="learn")
             self.halt = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="learn-stop")
             self.more = gr.Button("Go on", size="sm", min_width=60, interactive=False, elem_id="learn-resume")
         with gr.Group(visible=False) as self.recycling:
@@ -110,7 +112,7 @@ class LearningPanel:
     def wire(self, tab: gr.Tab) -> None:
         """Connect the listeners; tasks are listed, and a run that goes on is shown, when `tab` is opened."""
         token = self.shared.token
-        shown = [self.state, self.heat, self.curve, self.learn, self.halt, self.more]
+        shown = [self.state, self.heat, self.curve, self.start, self.halt, self.more]
         every = [*shown, *self.shared.controls()]
         knobs = [self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1, self.seed]
         given = [token, self.way, self.examples, self.count, *knobs, self.keep, self.by, self.pooled]
@@ -118,7 +120,7 @@ class LearningPanel:
         tab.select(self.on_open, [token, self.examples], [self.examples, *every], **live)
         self.way.input(self.on_way, [self.way], [self.recycling, self.shape, self.grain, self.rate, self.steps], **EDIT)
         self.upload.upload(self.on_upload, [token, self.upload], self.examples, **PRIVATE)
-        self.learn.click(self.on_learn, given, every, **live)
+        self.start.click(self.on_learn, given, every, **live)
         self.more.click(self.on_resume, [token], every, **live)
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
 
@@ -130,7 +132,7 @@ class LearningPanel:
         fitting = asked.fitting(desk)
         value = chosen if asked.fits(desk, chosen) else f"{fitting}:train" if fitting else None
         yield {self.examples: gr.update(choices=listed, value=value)}
-        run = self.trainings.get(token)
+        run = self.runs.get(token)
         if run is not None and run.is_going:
             yield from self.follow(token, run)
 
@@ -159,7 +161,7 @@ class LearningPanel:
     @told_while
     def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        desk, former = self.shared.desk(token), self.trainings.get(token)
+        desk, former = self.shared.desk(token), self.runs.get(token)
         if former is not None and former.is_going:
             raise LoomError("A run is under way", next="stop it first")
         if not desk.recipe.sources:
@@ -176,43 +178,7 @@ class LearningPanel:
         if items.kind != "exact":
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
         run = Training(desk, partial(open_base, self.shared.rooms, desk), split(items.items, seed=order.seed), order)
-        self.trainings.put(token, run)
-        yield from self.follow(token, run)
-
-    @told_while
-    def on_resume(self, token: str) -> Iterator[dict[Any, Any]]:
-        """Take a stopped run up again."""
-        former = self.trainings.get(token)
-        if former is None:
-            raise LoomError("There is nothing to go on with", next="learn first")
-        run = former.again()
-        self.trainings.put(token, run)
-        yield from self.follow(token, run)
-
-    @told
-    def on_stop(self, token: str) -> Any:
-        """Stop at the next step; what was learned so far is kept."""
-        run = self.trainings.get(token)
-        if run is not None:
-            run.stopped.set()
-        return gr.update(interactive=False)
-
-    def follow(self, token: str, run: Training) -> Iterator[dict[Any, Any]]:
-        """A run as it goes on, and what became of it."""
-        yield {**self.picture(run), **self.buttons(run, going=True)}
-        while not run.job.wait(_PAUSE):
-            yield self.picture(run)
-        try:
-            run.job.result()
-        except Cancelled as error:
-            yield {self.state: views.message(str(error)), **self.buttons(run, going=False)}
-            return
-        except LoomError:
-            yield {self.state: views.message("Nothing was learned.", "refused"), **self.buttons(run, going=False)}
-            raise
-        desk = self.shared.desk(token)
-        done = {**self.picture(run), self.state: _told(run, desk), **self.buttons(run, going=False)}
-        yield {**self.shared.refresh(desk), **done}
+        yield from self.begin(token, run)
 
     def picture(self, run: Training) -> dict[Any, Any]:
         """What a run looks like now."""
@@ -224,13 +190,10 @@ class LearningPanel:
             self.curve: curves.loss_curve(losses, valid, max(run.steps, 1)) if losses else "",
         }
 
-    def buttons(self, run: Training, *, going: bool) -> dict[Any, Any]:
-        """Which of the three buttons do something."""
-        return {
-            self.learn: gr.update(interactive=not going),
-            self.halt: gr.update(interactive=going),
-            self.more: gr.update(interactive=not going and run.can_resume),
-        }
+    def finished(self, token: str, run: Training) -> dict[Any, Any]:
+        """What was learned is on the desk: say what it means, and set every control by it."""
+        desk = self.shared.desk(token)
+        return {**self.shared.refresh(desk), self.state: _told(run, desk)}
 
 
 def _told(run: Training, desk: Desk) -> str:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from studio.errors import Cancelled, LoomError
+from studio.errors import LoomError
 from studio.learning.fit import Schedule
 from studio.routing.answer import Writing, write
 from studio.routing.ess import collapse
@@ -24,9 +24,9 @@ from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
 from studio.ui.plots import GREY, PALETTE
 from studio.ui.routed import Order, Ready, Routing, choices, fitting, labelled, opened
 from studio.ui.routing_beside import BesidePart, number, whole
+from studio.ui.run_room import RunRoom
 from studio.ui.training import open_base
 
-_PAUSE = 0.5  # seconds between two pictures of a run
 _DRAWS = 50_000
 _KINDS: Mapping[str, str] = {
     "remix": "ReMix: k adapters, the same weight for each",
@@ -42,12 +42,14 @@ _GRAINS: Mapping[str, str] = {"sequence": "one choice a prompt", "token": "one c
 _FIRST = "Train a router: it learns which of the desk's adapters a prompt asks for, and then answers with them."
 
 
-class RoutingPanel:
+class RoutingPanel(RunRoom[Routing]):
     """Chooses tasks and a router, shows the run, saves and opens routers, and lets one write."""
+
+    first = "train first"
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.runs: Latest[Routing] = Latest(20)  # each holds its world
+        self.runs = Latest[Routing](20)  # each holds its world
         self.ready: Latest[Ready] = Latest()
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="routing"):
@@ -89,7 +91,7 @@ class RoutingPanel:
                 elem_id="route-count",
             )
         with gr.Row():
-            self.train = gr.Button("Train", variant="primary", size="sm", min_width=70, elem_id="route-train")
+            self.start = gr.Button("Train", variant="primary", size="sm", min_width=70, elem_id="route-train")
             self.halt = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="route-stop")
             self.more = gr.Button("Go on", size="sm", min_width=60, interactive=False, elem_id="route-resume")
         with gr.Accordion("Settings: granularity, features, ReMix's own, steps", open=False):
@@ -141,13 +143,13 @@ class RoutingPanel:
     def wire(self, tab: gr.Tab) -> None:
         """Connect the listeners; tasks are listed, and a run that goes on is shown, when `tab` is opened."""
         token = self.shared.token
-        shown = [self.state, self.figures, self.plots, self.shares, self.train, self.halt, self.more, self.download]
+        shown = [self.state, self.figures, self.plots, self.shares, self.start, self.halt, self.more, self.download]
         shape = [self.k, self.omega, self.kind, self.grain, self.reads, self.with_base, self.seed]
         given = [token, self.tasks, self.count, *shape, self.samples, self.entropy, self.rate, self.steps, self.batch]
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
         tab.select(self.on_open, [token, self.tasks], [self.tasks, self.pick, *shown], **live)
         self.upload.upload(self.on_upload, [token, self.upload, self.tasks], self.tasks, **PRIVATE)
-        self.train.click(self.on_train, given, shown, **live)
+        self.start.click(self.on_train, given, shown, **live)
         self.more.click(self.on_resume, [token], shown, **live)
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
         self.beside.wire()
@@ -194,43 +196,12 @@ class RoutingPanel:
         items = labelled(desk, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
         opening = partial(open_base, self.shared.rooms, desk)
         run = Routing(desk.adapters, opening, Order(items, shape, settings))
-        self.runs.put(token, run)
-        yield from self.follow(token, run)
+        yield from self.begin(token, run)
 
-    @told_while
-    def on_resume(self, token: str) -> Iterator[dict[Any, Any]]:
-        """Take a stopped run up again."""
-        former = self.runs.get(token)
-        if former is None:
-            raise LoomError("There is nothing to go on with", next="train first")
-        run = former.again()
-        self.runs.put(token, run)
-        yield from self.follow(token, run)
-
-    @told
-    def on_stop(self, token: str) -> Any:
-        """Stop at the next step; what was learned so far is kept."""
-        run = self.runs.get(token)
-        if run is not None:
-            run.stopped.set()
-        return gr.update(interactive=False)
-
-    def follow(self, token: str, run: Routing) -> Iterator[dict[Any, Any]]:
-        """A run as it goes on, and what became of it."""
-        yield {**self.picture(run), **self.buttons(run, going=True)}
-        while not run.job.wait(_PAUSE):
-            yield self.picture(run)
-        try:
-            run.job.result()
-        except Cancelled as error:
-            yield {self.state: views.message(str(error)), **self.buttons(run, going=False)}
-            return
-        except LoomError:
-            yield {self.state: views.message("Nothing was learned.", "refused"), **self.buttons(run, going=False)}
-            raise
+    def finished(self, token: str, run: Routing) -> dict[Any, Any]:
+        """The router writes from now on, and can be saved."""
         file = self.keep(token, run)
-        done = {self.state: _told(run), self.download: gr.update(value=str(file), visible=True)}
-        yield {**self.picture(run), **self.buttons(run, going=False), **done}
+        return {self.state: _told(run), self.download: gr.update(value=str(file), visible=True)}
 
     def keep(self, token: str, run: Routing) -> Path:
         """The trained router becomes the one that writes; as a file it can be saved."""
@@ -252,14 +223,6 @@ class RoutingPanel:
             self.figures: routing_html.figures(last, shape.k),
             self.plots: routing_html.progress(history, steps, len(run.names), shape.kind, shape.k),
             self.shares: routing_html.shares(last, run.names, run.order.tasks),
-        }
-
-    def buttons(self, run: Routing, *, going: bool) -> dict[Any, Any]:
-        """Which of the three buttons do something."""
-        return {
-            self.train: gr.update(interactive=not going),
-            self.halt: gr.update(interactive=going),
-            self.more: gr.update(interactive=not going and run.can_resume),
         }
 
     # Writing ---------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) ->
 def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
     steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *{**QUICK, "steps": 400}.values(), *RECYCLE)
     next(steps)
-    run = learning(page).trainings.get(token)
+    run = learning(page).runs.get(token)
     assert run
     with pytest.raises(gr.Error, match="Stop it first"):
         next(learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE))
@@ -106,7 +106,7 @@ def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
     assert 2 <= made < 400
     more = learning(page).on_resume(token)
     next(more)
-    later = learning(page).trainings.get(token)
+    later = learning(page).runs.get(token)
     assert later is not run
     assert later
     while len(later.losses) <= made:
