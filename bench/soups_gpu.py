@@ -1,7 +1,8 @@
-"""CAT at a realistic size: a learning step beside a plain PEFT LoRA step, and 8 variants previewed at once or in turn.
+"""A realistic size: CAT's and ReMix's steps beside a plain PEFT LoRA step, and 8 variants previewed at once or in turn.
 
 `python -m bench.soups_gpu`, on a machine with a GPU: a randomly initialised Llama of 1.1 B parameters in bfloat16, two
-random adapters of rank 16 on all seven linear layers, 8 texts of 256 tokens a step. Speed does not depend on what the
+random adapters of rank 16 on all seven linear layers, 8 texts of 256 tokens a step. ReMix routes eight adapters, with a
+router in every block that decides for each token, M = 2, on 8 short sums a step. Speed does not depend on what the
 weights say. `--toy` runs the same code with a tiny model anywhere, to check it; its figures are not kept. Writes
 bench/results/soups_gpu.json, or $OUT/soups_gpu.json where OUT is set.
 """
@@ -23,7 +24,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from studio.adapter import Adapter, in_memory_module
+from studio.learning.fit import Schedule
 from studio.learning.soups import Settings, mixture
+from studio.routing import train as routing
+from studio.routing.tasks import skill_items
+from studio.routing.text import Shape, TextWorld, learn_router, text_world
 from studio.text.bases import Base, TextBase
 from studio.text.decoding import Decoding
 from studio.text.preview import open_preview
@@ -151,6 +156,27 @@ class Writing:
                 pass
 
 
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """A whole run of ReMix: so many steps, the check before the first and after the last among them."""
+
+    world: TextWorld
+    shape: Shape
+    settings: routing.Settings
+
+    def __call__(self) -> None:
+        """Train a fresh router."""
+        learn_router(self.world, self.shape, self.settings)
+
+
+def routing_run(base: TextBase, sources: Sequence[Adapter], size: Size) -> Routing:
+    """The largest router there is: one in every block, that decides for each token."""
+    shape = Shape(k=2, granularity="token", reads="layer")
+    schedule = Schedule(steps=size.steps, batch=size.batch, check_every=size.steps)
+    world = text_world(base, sources, skill_items(["math"], "train", 4 * size.batch, 0), shape)
+    return Routing(world, shape, routing.Settings(samples=2, schedule=schedule))
+
+
 def main() -> None:
     """Measure, print and, but for a toy, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,6 +197,7 @@ def main() -> None:
         "cat": timed(cat_step(base, variants[:2], ids), size.steps),
         "preview_8_at_once": timed(together, 2),
         "preview_8_in_turn": timed(apart, 2),
+        "remix_run": {**timed(routing_run(base, variants, size), 1), "steps": size.steps},
         "peft_lora": timed(peft_step(base, ids), size.steps),
     }
     print(json.dumps(found, indent=1))
