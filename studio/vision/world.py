@@ -7,6 +7,8 @@ parameters, to two independent scenes. Held out of training:
 - eight whole transforms (`UNSEEN`);
 - ordered pairs of seen transforms (`UNSEEN_PAIRS`).
 
+Training sees besides a third of the pairs that no split asks for (`WIDE_PAIRS`), so that it meets many different edits.
+
 Held-out pairs still occur in the other order, and their members occur alone: composition is what they test.
 """
 
@@ -31,6 +33,9 @@ _MIXING = tuple(name for name in SEEN if TRANSFORMS[name].mixes)
 PAIRS = tuple((a, b) for a in _MIXING for b in _MIXING if TRANSFORMS[a].family != TRANSFORMS[b].family)
 UNSEEN_PAIRS = tuple(pair for index, pair in enumerate(PAIRS) if (index * 7919) % 23 in (3, 11, 17))
 SEEN_PAIRS = tuple(pair for pair in PAIRS if pair not in frozenset(UNSEEN_PAIRS))
+_SECOND = tuple(name for name in SEEN if TRANSFORMS[name].reads == "pixels")
+_OTHERS = tuple((a, b) for a in SEEN for b in _SECOND if a != b and (a, b) not in frozenset(PAIRS))
+WIDE_PAIRS = _OTHERS[::3]  # for variety in training alone: a third of all other pairs of seen transforms
 
 
 @dataclass(frozen=True, slots=True, eq=False)

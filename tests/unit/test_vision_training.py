@@ -11,7 +11,7 @@ from PIL import Image
 
 from studio.errors import LoomError, MissingFile
 from studio.formats import save_adapter
-from studio.training.vision.__main__ import with_budgets
+from studio.training.vision.__main__ import with_numbers
 from studio.training.vision.basis import Routed, relation_encoder, targets
 from studio.training.vision.data import draw_bank
 from studio.training.vision.editor import Editor
@@ -101,8 +101,8 @@ def test_the_schedule_rises_and_falls() -> None:
 
 
 def test_the_bank_leaves_out_what_is_held_out() -> None:
-    bank = draw_bank(1, 1, 2, seed=0, device=CPU)
-    assert len(bank) == len(world.SEEN) + len(world.SEEN_PAIRS)
+    bank = draw_bank(1, 1, 1, 2, seed=0, device=CPU)
+    assert len(bank) == len(world.SEEN) + len(world.SEEN_PAIRS) + len(world.WIDE_PAIRS)
     from studio.training.vision.data import TRANSFORM_IDS
 
     held_out = {TRANSFORM_IDS[name] for name in world.UNSEEN}
@@ -194,9 +194,9 @@ def test_wrong_input_is_refused(model: AnalogyModel, pictures: list[Image.Image]
 
 
 def test_budgets_are_read() -> None:
-    assert with_budgets(TOY, ["base=7"]).base_seconds == 7
+    assert with_numbers(TOY, ["base_seconds=7"]).base_seconds == 7
     with pytest.raises(SystemExit):
-        with_budgets(TOY, ["nothing=7"])
+        with_numbers(TOY, ["nothing=7"])
     assert all(callable(getattr(Run, stage)) for stage in STAGES)
 
 

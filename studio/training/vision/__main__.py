@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from studio.training.vision import report
-from studio.training.vision.run import STAGES, Run
+from studio.training.vision.run import STAGES, Run, contenders
 from studio.training.vision.settings import TOY, Settings
 
 
@@ -26,14 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--toy", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES), help="only these, in order")
     parser.add_argument("--resume", action="store_true", help="skip wanted stages whose output is already there")
-    parser.add_argument("--seconds", nargs="+", default=[], metavar="STAGE=S", help="other budgets, as in base=60")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=X", help="other numbers, as in base_seconds=60")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="contenders to compare, as in lorweb-0")
     chosen = parser.parse_args(arguments)
-    settings = with_budgets(TOY if chosen.toy else Settings(), chosen.seconds)
+    settings = with_numbers(TOY if chosen.toy else Settings(), chosen.set)
+    if unknown := set(chosen.only) - set(contenders(settings)):
+        parser.error(f"no contender {', '.join(sorted(unknown))}; there are {', '.join(contenders(settings))}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         prepare_gpu()
     began = time.perf_counter()
-    run = Run(chosen.out, settings, device)
+    run = Run(chosen.out, settings, device, chosen.only)
     for stage in STAGES:
         if stage in chosen.stage and not (chosen.resume and run.done(stage)):
             print(f"[{time.perf_counter() - began:6.1f}] {stage}", flush=True)
@@ -42,15 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(report.table(run.results), flush=True)
 
 
-def with_budgets(settings: Settings, changes: Sequence[str]) -> Settings:
-    """Settings with budgets changed by texts such as "base=60"."""
-    seconds = {}
+def with_numbers(settings: Settings, changes: Sequence[str]) -> Settings:
+    """Settings with numbers changed by texts such as "base_seconds=60"; whole ones stay whole."""
+    known = {name: value for name, value in asdict(settings).items() if type(value) in (int, float)}
+    numbers = {}
     for change in changes:
-        stage, _, value = change.partition("=")
-        if f"{stage}_seconds" not in asdict(settings):
-            raise SystemExit(f"no budget {stage!r}")
-        seconds[f"{stage}_seconds"] = float(value)
-    return replace(settings, **seconds)
+        name, _, value = change.partition("=")
+        if name not in known:
+            raise SystemExit(f"no number {name!r}; there are {', '.join(known)}")
+        numbers[name] = type(known[name])(value)
+    return replace(settings, **numbers)
 
 
 def prepare_gpu() -> None:

@@ -60,10 +60,12 @@ class Latents:
 
 
 @torch.no_grad()
-def draw_bank(groups: int, pair_groups: int, members: int, seed: int, device: torch.device) -> Bank:
-    """`groups` groups of every seen transform and `pair_groups` of every seen pair."""
+def draw_bank(groups: int, pair_groups: int, wide_groups: int, members: int, seed: int, device: torch.device) -> Bank:
+    """`groups` groups of every seen transform, `pair_groups` of every seen pair, `wide_groups` of every wide pair."""
     generator = torch.Generator(device).manual_seed(seed)
-    plan = [((name,), groups) for name in world.SEEN] + [(pair, pair_groups) for pair in world.SEEN_PAIRS]
+    plan: list[tuple[world.Task, int]] = [((name,), groups) for name in world.SEEN]
+    plan += [(pair, pair_groups) for pair in world.SEEN_PAIRS]
+    plan += [(pair, wide_groups) for pair in world.WIDE_PAIRS if wide_groups]
     before, after, tasks, parameters = [], [], [], []
     for task, count in plan:
         batch = world.draw(task, count, members, generator)

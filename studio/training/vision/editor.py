@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -89,13 +90,13 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def compile_blocks(net: Transformer, wanted: bool) -> None:
-    """Compile the blocks in place; a block that cannot be compiled runs as it is."""
+def compile_parts(parts: Iterable[nn.Module], wanted: bool) -> None:
+    """Compile modules in place; one that cannot be compiled runs as it is."""
     if wanted:
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.suppress_errors = True
-        for block in (*net.transformer_blocks, *net.single_transformer_blocks):
-            block.compile(dynamic=False)
+        for part in parts:
+            part.compile(dynamic=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -411,6 +411,10 @@ class Transformer(nn.Module):
         scale, shift = self.norm_out(conditioning)
         return self.proj_out(normalise(stream[:, text.shape[1] :]) * (1 + scale) + shift)
 
+    def blocks(self) -> list[nn.Module]:
+        """All blocks in order."""
+        return [*self.transformer_blocks, *self.single_transformer_blocks]
+
     def initialise(self) -> Transformer:
         """Start as the identity of the token stream (adaLN-zero, Peebles & Xie 2023), with narrow weights elsewhere."""
         for name, weight in self.named_parameters():

@@ -1,7 +1,11 @@
-"""One training run: the stages in order, each reading what earlier ones wrote."""
+"""One training run: the stages in order, each reading what earlier ones wrote.
+
+`compare` and the two that go on from it may run side by side, one process a GPU, each with contenders of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -35,34 +39,38 @@ from studio.vision.lorweb_file import WEIGHTS_NAME, read_lorweb, write_lorweb
 from studio.vision.pipeline import BASE
 from studio.vision.scenes import SIDE
 
-STAGES = ("autoencoder", "encoder", "base", "compare", "main", "evaluate")
+STAGES = ("autoencoder", "encoder", "base", "compare", "main", "single", "evaluate")
 SEEDS = (0, 1)
 STEP_CHOICES = (1, 2, 3, 4, 8)
 TARGET_STEPS = 2
+VALIDATED = (*SPLITS, "validation")
+SINGLE = Path("training", "single")
+PARTS = ("down", "up")
 _TRIAL_SEED, _BANK_SEED = 999, 100
 
 
 class Run:
     """The stages as methods. What a stage needs and this process does not hold is read from `out`."""
 
-    def __init__(self, out: Path, settings: Settings, device: torch.device) -> None:
+    def __init__(self, out: Path, settings: Settings, device: torch.device, only: Sequence[str] = ()) -> None:
         self.out, self.settings, self.device = out, settings, device
-        self.results: dict[str, Any] = {"fits": {}, "scores": {}}
-        if (out / "results.json").is_file():
-            self.results = files.read_json(out / "results.json")
-        self.results["settings"] = asdict(settings)
-        self.results["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-        self.results["torch"] = torch.__version__
+        self.contenders = only or contenders(settings)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What all stages noted so far."""
+        path = self.out / "results.json"
+        return files.read_json(path) if path.is_file() else {"fits": {}, "scores": {}}
 
     def done(self, stage: str) -> bool:
         """Whether the stage's output is there."""
-        fits, scores = self.results["fits"], self.results["scores"]
-        known = {"autoencoder": "autoencoder", "encoder": "encoder", "base": "base", "main": "lorweb-main"}
+        results = self.results
+        known = {"main": "lorweb-main", "single": "single-main"}
         if stage == "evaluate":
-            return "lorweb" in scores
+            return "lorweb" in results["scores"]
         if stage == "compare":
-            return all(f"{kind}-{seed}" in fits for kind in kinds(self.settings) for seed in SEEDS)
-        return known[stage] in fits
+            return all(name in results["fits"] for name in self.contenders)
+        return known.get(stage, stage) in results["fits"]
 
     # Stages -----------------------------------------------------------------------------------------------------------
 
@@ -97,19 +105,20 @@ class Run:
         self._score("base told the edit", scores)
 
     def compare(self) -> None:
-        """Train LoRWeB and both single LoRAs for the same time, with every seed; keep the first LoRWeB."""
-        for seed in SEEDS:
-            for kind in kinds(self.settings).values():
-                name = f"{kind.name}-{seed}"
-                if name in self.results["fits"]:
-                    continue
-                torch.manual_seed(seed)
-                model = build(kind, self.foundation, self.settings, self.device)
-                fitted = self._train(model, name, self.settings.compare_seconds, seed)
-                if kind.routed and seed == SEEDS[0]:
-                    self._write_basis(model)
-                self._note(name, asdict(fitted))
-                self._score(name, self._measure_all(self._sampler(model, TARGET_STEPS)))
+        """Train LoRWeB and both single LoRAs for the same time, with every seed; keep the first of the longer ones."""
+        for name in self.contenders:
+            if name in self.results["fits"]:
+                continue
+            kind, seed = kinds(self.settings)[name[:-2]], int(name[-1])
+            torch.manual_seed(seed)
+            model = build(kind, self.foundation, self.settings, self.device)
+            fitted = self._train(model, name, self.settings.compare_seconds, seed)
+            if name == "lorweb-0":
+                self._write_basis(model)
+            elif name == "single-total-0":
+                self._write_single(model)
+            self._note(name, asdict(fitted))
+            self._score(name, {split: _means(row) for split, row in self._measure_all(model, VALIDATED).items()})
 
     def main(self) -> None:
         """Train the first LoRWeB on, from the weights that `compare` wrote."""
@@ -118,6 +127,14 @@ class Run:
         self._write_basis(model)
         self._note("lorweb-main", asdict(fitted))
 
+    def single(self) -> None:
+        """Train the first LoRA of equal total rank on for as long, and measure it."""
+        model = self._read_single()
+        fitted = self._train(model, "single-main", self.settings.main_seconds, seed=17, restart=0.7)
+        self._write_single(model)
+        self._note("single-main", asdict(fitted))
+        self._score("single-main", self._measure_all(model))
+
     def evaluate(self) -> None:
         """Choose the number of steps on the validation set, then measure every split once."""
         model = self._read_basis()
@@ -125,21 +142,19 @@ class Run:
             str(steps): measure(self._trials("validation"), self._sampler(model, steps), self.codec.net.encoder)
             for steps in STEP_CHOICES
         }
-        self.results["validation"] = validation
         best = max(STEP_CHOICES, key=lambda steps: validation[str(steps)]["psnr"])
-        self.results["steps"] = best
-        self.results["catalogue"] = catalogue(self.results)
-        self._score("copy b", self._measure_all(lambda a, a2, b, answer: as_floats(b)))
-        self._score("autoencoder bound", self._measure_all(self._reconstruct))
+        kept = catalogue({"validation": validation})
+        self._update({"validation": validation, "steps": best, "catalogue": kept, "mix": self._mix_statistics(model)})
+        self._score("copy b", self._measure(lambda a, a2, b, answer: as_floats(b)))
+        self._score("autoencoder bound", self._measure(self._reconstruct))
         sampler = self._sampler(model, TARGET_STEPS)
         features = self.codec.net.encoder
         trials = {split: self._trials(split) for split in SPLITS}
         wrong = {split: measure(rows, wrong_reference(sampler, rows), features) for split, rows in trials.items()}
         self._score("wrong reference", wrong)
         if best != TARGET_STEPS:
-            self._score(f"lorweb, {best} steps", self._measure_all(self._sampler(model, best)))
-        self.results["mix"] = self._mix_statistics(model)
-        self._score("lorweb", self._measure_all(sampler))
+            self._score(f"lorweb, {best} steps", self._measure(self._sampler(model, best)))
+        self._score("lorweb", self._measure(sampler))
 
     # What stages share ------------------------------------------------------------------------------------------------
 
@@ -147,7 +162,7 @@ class Run:
     def bank(self) -> Bank:
         """The training pictures."""
         s = self.settings
-        return draw_bank(s.groups, s.pair_groups, s.members, _BANK_SEED + s.seed, self.device)
+        return draw_bank(s.groups, s.pair_groups, s.wide_groups, s.members, _BANK_SEED + s.seed, self.device)
 
     @cached_property
     def codec(self) -> Codec:
@@ -203,8 +218,11 @@ class Run:
     def _reconstruct(self, a: Tensor, a2: Tensor, b: Tensor, answer: Tensor) -> Tensor:
         return self.codec.decode(self.codec.encode(answer))
 
-    def _measure_all(self, predict: Predict) -> dict[str, Any]:
-        return {split: measure(self._trials(split), predict, self.codec.net.encoder) for split in SPLITS}
+    def _measure_all(self, model: Routed, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
+        return self._measure(self._sampler(model, TARGET_STEPS), splits)
+
+    def _measure(self, predict: Predict, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
+        return {split: measure(self._trials(split), predict, self.codec.net.encoder) for split in splits}
 
     @torch.no_grad()
     def _mix_statistics(self, model: Routed) -> dict[str, dict[str, float]]:
@@ -212,7 +230,8 @@ class Run:
         found = {}
         for split in ("seen", "transform", "pair"):
             images = ([getattr(trial, name) for trial in self._trials(split)] for name in ("a", "a2", "b"))
-            mix = model.route(*(as_floats(torch.cat(part)) for part in images))
+            with torch.compiler.set_stance("force_eager"):
+                mix = model.route(*(as_floats(torch.cat(part)) for part in images))
             assert mix is not None
             entropy = -(mix.clamp(min=1e-9).log() * mix).sum(-1)
             used = (mix.mean(1) > 0.25 / mix.shape[2]).float().mean()
@@ -251,12 +270,49 @@ class Run:
             model.router.to_q[index].copy_(stored.to_q)
         return model.eval()
 
+    def _write_single(self, model: Routed) -> None:
+        """Write an ordinary LoRA's factors, (rank, in) and (out, rank) a layer."""
+        factors = {name: (layer.down, layer.up * layer.scale) for name, layer in model.layers.items()}
+        state = {f"{name}.{part}": t for name, two in factors.items() for part, t in zip(PARTS, two, strict=True)}
+        files.write_weights(self.out / SINGLE / "model.safetensors", state)
+
+    @torch.no_grad()
+    def _read_single(self) -> Routed:
+        """The inverse of `_write_single`."""
+        model = build(kinds(self.settings)["single-total"], self.foundation, self.settings, self.device)
+        state = files.read_weights(self.out / SINGLE, self.device)
+        for name, layer in model.layers.items():
+            down, up = (state[f"{name}.{part}"] for part in PARTS)
+            layer.down.copy_(down)
+            layer.up.copy_(up / layer.scale)
+        return model.eval()
+
     def _note(self, name: str, fit: dict[str, Any]) -> None:
-        self.results["fits"][name] = fit
-        files.write_json(self.out / "results.json", self.results)
+        self._update({"fits": {name: fit}})
 
     def _score(self, name: str, scores: dict[str, Any]) -> None:
-        self.results["scores"][name] = scores
-        files.write_json(self.out / "results.json", self.results)
+        self._update({"scores": {name: scores}})
         for split, row in scores.items():
             print(f"  {name:20s} {split:10s} {row['psnr']:.2f} dB  accuracy {row['accuracy']:.3f}", flush=True)
+
+    def _update(self, news: Mapping[str, Any]) -> None:
+        """Add to the results file; rows of `fits` and `scores` join those that are there."""
+        about = {"settings": asdict(self.settings), "device": _device_name(self.device), "torch": torch.__version__}
+        with files.locked(self.out / "training" / "results"):
+            held = self.results
+            joined = {key: held[key] | news.get(key, {}) for key in ("fits", "scores")}
+            files.write_json(self.out / "results.json", held | about | news | joined)
+
+
+def contenders(settings: Settings) -> list[str]:
+    """What `compare` trains: every kind with every seed."""
+    return [f"{kind}-{seed}" for seed in SEEDS for kind in kinds(settings)]
+
+
+def _means(row: dict[str, Any]) -> dict[str, Any]:
+    """Measures without those by task, which nobody reads of a short run."""
+    return {name: value for name, value in row.items() if name != "tasks"}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else "CPU"

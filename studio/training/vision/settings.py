@@ -11,14 +11,15 @@ from studio.training.vision.nets import AutoencoderConfig, TransformerConfig
 class Settings:
     """Budgets in seconds on the clock (compilation not counted), sizes, and learning rates."""
 
-    autoencoder_seconds: float = 65
-    encoder_seconds: float = 30
-    base_seconds: float = 155
-    compare_seconds: float = 34
-    main_seconds: float = 175
+    autoencoder_seconds: float = 75
+    encoder_seconds: float = 40
+    base_seconds: float = 240
+    compare_seconds: float = 60
+    main_seconds: float = 440
 
     groups: int = 900
     pair_groups: int = 110
+    wide_groups: int = 40
     members: int = 4
     batch: int = 256
     per_task: int = 24
@@ -29,9 +30,9 @@ class Settings:
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    adapters: int = 32
+    adapters: int = 20
     rank: int = 4
-    key_width: int = 32
+    key_width: int = 20
     basis_scale: float = 2.0  # alpha / r in training; folded into B when written
 
     autoencoder_rate: float = 2e-3
@@ -46,6 +47,7 @@ class Settings:
 TOY = Settings(
     groups=2,
     pair_groups=1,
+    wide_groups=0,
     members=2,
     batch=8,
     per_task=1,

@@ -11,7 +11,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from studio.training.vision.basis import Routed, relation_encoder
 from studio.training.vision.data import TRANSFORM_IDS, Bank, Codec, Latents, as_floats
-from studio.training.vision.editor import TEXT_TOKENS, Editor, Instructions, Prompt, compile_blocks, precision
+from studio.training.vision.editor import TEXT_TOKENS, Editor, Instructions, Prompt, compile_parts, precision
 from studio.training.vision.files import State
 from studio.training.vision.fit import Fitted, Group, fit
 from studio.training.vision.nets import Autoencoder, Transformer
@@ -25,6 +25,7 @@ def train_autoencoder(bank: Bank, settings: Settings, device: torch.device) -> t
     """Reconstruct pictures before and after edits; a whisper of KL keeps the latents near unit size."""
     torch.manual_seed(settings.seed)
     net = Autoencoder(settings.autoencoder).to(device, memory_format=torch.channels_last)
+    compile_parts([net.encoder, net.decoder], settings.compiled)
     images = (bank.before.flatten(0, 1), bank.after.flatten(0, 1))
 
     def loss_at(progress: float, step: int) -> Tensor:
@@ -34,7 +35,9 @@ def train_autoencoder(bank: Bank, settings: Settings, device: torch.device) -> t
 
     group = Group.of(net.parameters(), settings.autoencoder_rate)
     fitted = fit("autoencoder", [group], loss_at, settings.autoencoder_seconds, settings.max_steps, decay=0.998)
-    net = net.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    trained, net = net, Autoencoder(settings.autoencoder).to(device)  # one that is not compiled
+    net.load_state_dict(trained.state_dict())
+    net.eval().requires_grad_(False)
     sample = torch.cat([part[:: max(1, len(part) // 2048)] for part in images])
     latents = Codec(net, 1.0, 0.0).encode(sample)
     return Codec(net, float(1 / latents.std()), float(latents.mean())), fitted
@@ -74,6 +77,7 @@ def train_encoder(
     torch.manual_seed(settings.seed)
     encoder = relation_encoder(bank.before.shape[-1]).to(device)
     naming = _Naming(encoder.config.projection_dim).to(device)
+    compile_parts(encoder.vision_model.encoder.layers, settings.compiled)
     found = [0.0]
 
     def loss_at(progress: float, step: int) -> Tensor:
@@ -123,7 +127,7 @@ def train_base(
     torch.manual_seed(settings.seed)
     net = Transformer(settings.transformer).initialise().to(device)
     told = Instructions(settings.transformer.text_width, settings.transformer.pooled_width).to(device)
-    compile_blocks(net, settings.compiled)
+    compile_parts(net.blocks(), settings.compiled)
     editor = Editor(net)
 
     def loss_at(progress: float, step: int) -> Tensor:
@@ -218,7 +222,9 @@ def train_contender(
     """
     torch.manual_seed(1000 + seed)
     editor, device = Editor(model.transformer), bank.before.device
-    compile_blocks(model.transformer, settings.compiled)
+    compile_parts(model.transformer.blocks(), settings.compiled)
+    if model.encoder is not None:
+        compile_parts(model.encoder.vision_model.encoder.layers, settings.compiled)
 
     def loss_at(progress: float, step: int) -> Tensor:
         groups = bank.groups(settings.batch)
