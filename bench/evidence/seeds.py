@@ -74,10 +74,12 @@ def _say(step: int, text: str) -> None:
 def main() -> None:
     """Train what is missing of the names given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*SINGLES, *PAIRS, []], default=[*NEEDED], metavar="NAME")
+    parser.add_argument("names", nargs="*", default=[*NEEDED], metavar="NAME", help="skills, or pairs of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     options = parser.parse_args()
+    if unknown := set(options.names) - {*SINGLES, *PAIRS}:
+        parser.error(f"no skill {', '.join(sorted(unknown))}; there are {', '.join((*SINGLES, *PAIRS))}")
     with ProcessPoolExecutor(options.jobs) as pool:
         for line in pool.map(make, missing(options.names, options.seeds)):
             print(line, flush=True)
