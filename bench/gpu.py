@@ -3,7 +3,8 @@
 `python -m bench.gpu`, on a machine with a GPU. Whole merges through the studio: factors from memory, with the report,
 and the result back in memory. The dense methods merge one layer of 7 modules. Seconds are by the clock, the best of two
 runs after one on a layer to warm up; `difference` is the relative distance of the two results on that layer. Writes
-bench/results/gpu.json, or $OUT/gpu.json where OUT is set.
+bench/results/gpu.json, or $OUT/gpu.json where OUT is set. `--page` measures nothing and writes what is in that file
+into docs/merging.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,8 +23,11 @@ import torch
 from bench.synthetic import EMBEDDED, LLAMA_8B, Clock, adapter, machine
 from studio.adapter import Adapter, in_memory_module
 from studio.compose import BATCH, Sources, compose, recipe_for
+from studio.files import write_atomic
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results")) / "gpu.json"
+PAGE = Path(__file__).parents[1] / "docs" / "merging.md"
+BEGIN, END = "<!-- gpu figures -->\n", "<!-- /gpu figures -->\n"
 SOURCES, RANK = 4, 16
 BATCHES = {"cpu": BATCH, "cuda": 8 << 30}
 SHAPES = {"llama-8b": LLAMA_8B, "embedded": EMBEDDED}
@@ -72,13 +76,40 @@ def row_of(chosen: Sequence[Adapter], layer: Sequence[Adapter], id: str, knobs: 
     return {**row, "ratio": row["cpu_seconds"] / row["device_seconds"]}
 
 
+def page_table(found: Mapping[str, Any]) -> str:
+    """The figures as Markdown, and which methods have none."""
+    every = WHOLE | LAYER
+    lines = ["| method | modules | GPU | CPU | times |", "| --- | --- | --- | --- | --- |"]
+    for id, row in found["methods"].items():
+        times = f"{row['device_seconds']:.2f} s | {row['cpu_seconds']:.2f} s | {row['ratio']:.1f} ×"
+        lines.append(f"| `{id}` | {row['modules']} | {times} |")
+    missing = [f"`{id}`" for id in every if id not in found["methods"]]
+    machine = f"{found['gpu']}, beside {found['machine']['threads']} threads of {found['machine']['cores']} CPU cores"
+    said = f"{machine}; torch {found['torch']}."
+    gaps = f" Not measured, the run was cut off before them: {', '.join(missing)}." if missing else ""
+    return "\n".join([*lines, "", said + gaps])
+
+
+def page(text: str) -> str:
+    """docs/merging.md with the figures as the file has them; raises `ValueError` where the marks are gone."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE.name} has lost the marks of the GPU's figures")
+    return f"{before}{BEGIN}\n{page_table(json.loads(RESULTS.read_text()))}\n\n{END}{after}"
+
+
 def main() -> None:
     """Measure, print and keep; on `--device cpu` the same is run against itself and nothing is kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=BATCHES, default="cuda")
     parser.add_argument("--shape", choices=SHAPES, default="llama-8b")
     parser.add_argument("--methods", nargs="*", default=[*WHOLE, *LAYER])
+    parser.add_argument("--page", action="store_true", help="measure nothing, write the table into docs/merging.md")
     options = parser.parse_args()
+    if options.page:
+        write_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")).encode())
+        return
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.exit(1, "There is no CUDA device here; --device cpu runs the same code without one.\n")
     shape = SHAPES[options.shape]

@@ -3,7 +3,7 @@
 Routing (a query to the mix of all 494 layers), and mixing with writing (the scaled B of every layer, in place), in
 seconds and bytes. `--transformer` puts the basis into a random transformer by the stock loader, runs a step of it at
 the released resolution, and gives both as a share of one image: for CUDA, since its 24 GB do not fit elsewhere, or
-`--tiny` anywhere. Writes bench/results/lorweb.json, or $OUT/lorweb.json where OUT is set.
+`--tiny` anywhere. Writes bench/results/lorweb.json, on a GPU lorweb_cuda.json, or into $OUT where that is set.
 
     python -m bench.lorweb
     python -m bench.lorweb --device cuda --transformer
@@ -28,7 +28,8 @@ from bench.synthetic import machine, peak_memory, timed
 from studio.vision.attached import Attached, attach
 from studio.vision.lorweb import BasisLayer, Lorweb
 
-RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results")) / "lorweb.json"
+RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
+FILES = {"cpu": "lorweb.json", "cuda": "lorweb_cuda.json"}
 WIDTH, SIZE, RANK, KEYS, QUERY = 3072, 32, 4, 128, 2304
 DOUBLE, SINGLE = 19, 38
 TEXT_TOKENS, SIDE_TOKENS = 512, 64  # a side of a 1024 x 1024 picture in tokens; noise and context each have its square
@@ -185,8 +186,8 @@ def main() -> None:
     found = json.dumps(measured(options), indent=1)
     print(found)
     if not options.tiny:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(found + "\n", encoding="utf-8")
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / FILES[torch.device(options.device).type]).write_text(found + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A realistic size: CAT's and ReMix's steps beside a plain PEFT LoRA step, and 8 variants previewed at once or in turn.
 
-`python -m bench.soups_gpu`, on a machine with a GPU: a randomly initialised Llama of 1.1 B parameters in bfloat16, two
+`python -m bench.soups_gpu`, on a machine with a GPU: a randomly initialised Llama of 1.26 B parameters in bfloat16, two
 random adapters of rank 16 on all seven linear layers, 8 texts of 256 tokens a step. ReMix routes eight adapters, with a
 router in every block that decides for each token, M = 2, on 8 short sums a step. Speed does not depend on what the
 weights say. `--toy` runs the same code with a tiny model anywhere, to check it; its figures are not kept. Writes

@@ -152,7 +152,7 @@ def table() -> str:
     said = (
         f"Processor seconds of one thread (`cat`: by the clock), on 2 cores busy with other work (load {low:g} to "
         f"{high:g}). `python -m bench.{{{','.join(TABLES)}}}`; costs by adapters, rank and modules: "
-        "[docs/merging.md](docs/merging.md#what-it-costs). On a GPU: not measured (`python -m bench.gpu`)."
+        f"[docs/merging.md](docs/merging.md#what-it-costs). {_on_a_gpu()}"
     )
     gaps = f" Not measured yet: {', '.join(missing)}." if missing else ""
     return "\n".join([*lines, "", said + gaps]) + "\n"
@@ -165,6 +165,17 @@ def page(text: str) -> str:
     if not begin or not end:
         raise ValueError("README.md has lost the marks of the table of speed")
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+def _on_a_gpu() -> str:
+    """The least and the most that a GPU gains, in a sentence."""
+    found = json.loads((RESULTS / "gpu.json").read_text(encoding="utf-8"))
+    ratios = {id: row["ratio"] for id, row in found["methods"].items()}
+    least, most = min(ratios, key=lambda id: ratios[id]), max(ratios, key=lambda id: ratios[id])
+    return (
+        f"On a GPU ({found['gpu']}): from {ratios[least]:.1f} × (`{least}`) to {ratios[most]:.1f} × (`{most}`) as fast as "
+        f"on {found['machine']['cores']} CPU cores, [by method](docs/merging.md#on-a-gpu)."
+    )
 
 
 def _time(seconds: float) -> str:

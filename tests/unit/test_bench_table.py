@@ -28,6 +28,23 @@ def test_the_page_on_merging_holds_legos_figures() -> None:
     assert lego.page(text) == text, "run: python -m bench.lego --page"
 
 
+def test_the_page_on_merging_holds_the_gpus_figures() -> None:
+    text = gpu.PAGE.read_text(encoding="utf-8")
+    assert gpu.page(text) == text, "run: python -m bench.gpu --page"
+
+
+def test_the_page_on_learning_holds_the_gpus_figures() -> None:
+    found = json.loads((gpu.RESULTS.parent / "soups_gpu.json").read_text(encoding="utf-8"))
+    said = (gpu.PAGE.parent / "learning.md").read_text(encoding="utf-8")
+    for name in ("cat", "peft_lora"):
+        assert f"| {found[name]['a_second']:.1f} steps/s | {found[name]['beyond_gb']:.1f} GB |" in said
+    once, turn = (found[f"preview_8_{how}"]["seconds"] for how in ("at_once", "in_turn"))
+    assert f"| {once:.2f} s |" in said
+    assert f"| {turn:.1f} s |" in said
+    assert f"{turn / once:.1f} times as fast" in said
+    assert f"{found['parameters'] / 1e9:.2f} B parameters" in said
+
+
 def test_the_benchmark_for_a_gpu_runs_without_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
