@@ -173,8 +173,8 @@ def _on_a_gpu() -> str:
     ratios = {id: row["ratio"] for id, row in found["methods"].items()}
     least, most = min(ratios, key=lambda id: ratios[id]), max(ratios, key=lambda id: ratios[id])
     return (
-        f"On a GPU ({found['gpu']}): from {ratios[least]:.1f} × (`{least}`) to {ratios[most]:.1f} × (`{most}`) as fast as "
-        f"on {found['machine']['cores']} CPU cores, [by method](docs/merging.md#on-a-gpu)."
+        f"On a GPU ({found['gpu']}): from {ratios[least]:.1f} × (`{least}`) to {ratios[most]:.1f} × (`{most}`) as fast "
+        f"as on {found['machine']['cores']} CPU cores, [by method](docs/merging.md#on-a-gpu)."
     )
 
 
