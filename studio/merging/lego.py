@@ -17,6 +17,7 @@ Norm = Literal["inf", "2"]
 Feature = Literal["joint", "half_normalised"]
 Form = Literal["raw", "canonical", "balanced", "aligned"]
 _IS_GAUGE_FIXED = frozenset({"balanced", "aligned"})
+_ORTHOGONAL = 1e-5  # cosine below which two units have no common direction: what is left is rounding of float32
 
 
 class Pool(NamedTuple):
@@ -143,13 +144,18 @@ def sign_aligned(pool: Pool, labels: Tensor, k: int) -> Pool:
 
     (a, b) and (-a, -b) are one unit and would cancel in a mean. The medoid is the member most like the others as a
     matrix b a^T. The sign is that of a.a' + b.b'; the product (a.a')(b.b') cannot tell, because
-    flipping a unit leaves it as it is.
+    flipping a unit leaves it as it is. Where that is zero but for rounding, as between an adapter's own directions, the
+    unit keeps its sign.
     """
     of_a, of_b = pool.gram_a, pool.gram_b
     member = torch.nn.functional.one_hot(labels, k).to(of_a)
     likeness = ((of_a * of_b) @ member).masked_fill(member == 0, -torch.inf)
     medoid = likeness.argmax(-2).gather(-1, labels)
-    sign = torch.where((of_a + of_b).gather(-1, medoid[..., None])[..., 0] < 0, -1.0, 1.0).to(pool.A)
+    joint = of_a + of_b
+    length = joint.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    likeness = joint.gather(-1, medoid[..., None])[..., 0]
+    opposed = likeness < -_ORTHOGONAL * length * length.gather(-1, medoid)
+    sign = torch.where(opposed, -1.0, 1.0).to(pool.A)
     return pool._replace(A=pool.A * sign[..., None], B=pool.B * sign[..., None, :])
 
 
