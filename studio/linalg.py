@@ -15,7 +15,7 @@ from studio.late import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STRIP, _NARROWEST = 1 << 18, 256  # numbers in a strip of columns, and its least width
+_STRIP, _NARROWEST = 1 << 17, 256  # numbers in a strip of long thin factors, and its least width
 _INDEPENDENT = 1e-3  # a column whose part outside the others is below this share of it: the Gram matrix would lose it
 
 
@@ -84,7 +84,7 @@ class Pairs(tuple[Pair, ...]):
     @cached_property
     def unit_grams(self) -> tuple[Tensor, Tensor]:
         """Inner products of all rows of A, and of all columns of B, (..., R, R) with R = sum(r_i)."""
-        return _row_products([pair.A for pair in self]), _row_products([pair.B.mT for pair in self])
+        return _products([pair.A for pair in self], -2), _products([pair.B for pair in self], -1)
 
     @cached_property
     def products(self) -> Tensor:
@@ -117,19 +117,23 @@ class Pairs(tuple[Pair, ...]):
         return torch.stack([own.sum(-1) for own in torch.split(units, self.ranks, -1)], -1)
 
 
-def _row_products(parts: Sequence[Tensor]) -> Tensor:
-    """Inner products of the rows of several (..., r_i, d) with each other, (..., sum r_i, sum r_i) in float64.
+def _products(parts: Sequence[Tensor], units: int) -> Tensor:
+    """Inner products of the units of several factors with each other, (..., sum r_i, sum r_i) in float64.
 
-    A strip of columns at a time: what is stacked and made float64 stays in the processor's cache.
+    `units` is the dimension that counts them: -2 for rows (..., r_i, d), -1 for columns (..., d, r_i). A strip of the
+    other dimension at a time: what is gathered and made float64 stays in the processor's cache, laid out as it came.
     """
-    lines = sum(part.shape[:-1].numel() for part in parts)
-    step = max(_NARROWEST, _STRIP // max(lines, 1))
-    strips = range(0, parts[0].shape[-1], step)
-    rows = (torch.cat([part[..., start : start + step] for part in parts], -2).double() for start in strips)
-    first = next(rows)
-    total = first @ first.mT
-    for more in rows:
-        total += more @ more.mT
+    first, along = parts[0], -3 - units
+    counts, length = [part.shape[units] for part in parts], first.shape[along]
+    shape = [*first.shape[:-2], sum(counts), sum(counts)]
+    total = first.new_zeros(shape, dtype=torch.float64)
+    shape[along] = width = min(length, max(_NARROWEST, _STRIP // max(total[..., 0].numel(), 1)))
+    room = first.new_empty(shape, dtype=torch.float64)
+    for start in range(0, length, width):
+        strip = room.narrow(along, 0, min(width, length - start))
+        for own, part in zip(torch.split(strip, counts, units), parts, strict=True):
+            own.copy_(part.narrow(along, start, strip.shape[along]))
+        total += strip @ strip.mT if units == -2 else strip.mT @ strip
     return total
 
 

@@ -32,7 +32,7 @@ class Shelf:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="loom-")  # noqa: SIM115 - lives as long as its readers
         offset = self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(array, np.float32).tobytes())
+        self._file.write(np.ascontiguousarray(array, np.float32).data)
         self._file.flush()
         return partial(_read, self._file, offset, array.shape)
 

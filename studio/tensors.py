@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import pickle
 import re
 import zipfile
@@ -179,23 +180,28 @@ class _Mapped:
     keep: object
 
     def __call__(self) -> Array:
-        count = math.prod(self.shape)
-        if count == 0:
+        if 0 in self.shape:
             return np.zeros(self.shape, np.float32)
         if self.dtype == "BF16":  # the upper half of a float32
-            halves = np.memmap(self.path, "<u2", "r", self.offset, (count,))
-            return (np.asarray(halves, np.uint32) << 16).view(np.float32).reshape(self.shape)
+            return (self._stored("<u2").astype(np.uint32) << 16).view(np.float32).reshape(self.shape)
         if self.dtype in _NUMPY_DTYPES:
-            mapped = np.memmap(self.path, _NUMPY_DTYPES[self.dtype], "c", self.offset, (count,))
-            return np.asarray(mapped, np.float32).reshape(self.shape)
+            return self._stored(_NUMPY_DTYPES[self.dtype]).astype(np.float32, copy=False).reshape(self.shape)
         if self.dtype in ("F8_E4M3", "F8_E5M2"):
             kind = torch.float8_e4m3fn if self.dtype == "F8_E4M3" else torch.float8_e5m2
-            raw = np.fromfile(self.path, np.uint8, count, offset=self.offset)
+            raw = np.fromfile(self.path, np.uint8, math.prod(self.shape), offset=self.offset)
             return _torch_to_numpy(torch.from_numpy(raw).view(kind)).reshape(self.shape)
         why = "that number format is not supported"
         raise Refused(
             f"{self.path.name} stores a tensor as {self.dtype}", why, "save it as float32, float16 or bfloat16"
         )
+
+    def _stored(self, dtype: str) -> np.ndarray[Any, Any]:
+        """The values as they lie in the file. `np.memmap` does the same, and spends longer on resolving the path."""
+        before = self.offset % mmap.ALLOCATIONGRANULARITY
+        size = math.prod(self.shape) * np.dtype(dtype).itemsize
+        with self.path.open("rb") as file:
+            part = mmap.mmap(file.fileno(), before + size, access=mmap.ACCESS_COPY, offset=self.offset - before)
+        return np.frombuffer(part, dtype, math.prod(self.shape), before)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

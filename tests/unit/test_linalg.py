@@ -36,6 +36,15 @@ def test_scaled_splits_the_root_evenly(factor: float | list[float]) -> None:
     torch.testing.assert_close(scaled.A, tensor.abs().sqrt()[..., None, None] * one.A)
 
 
+@pytest.mark.parametrize("width", [255, 256, 700, 9000])
+def test_units_are_multiplied_in_float64_however_long_they_are(width: int) -> None:
+    sources = Pairs(one.single() for one in pairs(width + 1, width, (16, 3)))
+    of_a, of_b = sources.unit_grams
+    wide = stack([one.double() for one in sources])
+    torch.testing.assert_close(of_a, wide.A @ wide.A.mT, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(of_b, wide.B.mT @ wide.B, rtol=1e-12, atol=1e-9)
+
+
 @pytest.mark.parametrize(("d_out", "d_in", "ranks"), SHAPES)
 def test_inner_products_are_those_of_the_deltas(d_out: int, d_in: int, ranks: tuple[int, ...]) -> None:
     sources = pairs(d_out, d_in, ranks)
