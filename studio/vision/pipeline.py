@@ -143,17 +143,24 @@ class AnalogyModel:
         Raises `LoomError` for an adapter that does not fit this model.
         """
         check_drawing(steps, seed, 1.0)
-        shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
         deltas: dict[str, torch.Tensor] = {}
         for adapter, weight in loras:
+            if misfit := self.misfit(adapter):
+                raise LoomError(f"{adapter.name} does not fit the embedded analogy model", misfit)
             for name, module in adapter.modules.items():
                 place = name.removeprefix(PREFIX)
-                if shapes.get(f"{place}.weight") != module.shape:
-                    why = f"{place} is {shapes.get(f'{place}.weight', 'not there')}, it adapts {module.shape}"
-                    raise LoomError(f"{adapter.name} does not fit the embedded analogy model", why)
                 delta = torch.from_numpy(module.delta()) * weight
                 deltas[place] = deltas[place] + delta if place in deltas else delta
         return self._drawn(seen, deltas, steps, seed, on_step)
+
+    def misfit(self, adapter: Adapter) -> str:
+        """Why an ordinary LoRA is not one of this model; empty where it is."""
+        shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+        for name, module in adapter.modules.items():
+            place = name.removeprefix(PREFIX)
+            if shapes.get(f"{place}.weight") != module.shape:
+                return f"{place} is {shapes.get(f'{place}.weight', 'not there')}, it adapts {module.shape}"
+        return ""
 
     def _drawn(
         self, seen: Seen, deltas: Mapping[str, torch.Tensor], steps: int, seed: int, on_step: OnStep | None

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from studio.formats import open_adapter
+from studio.recipe import Source
 from studio.ui.analogy import AnalogyPanel, atlas, models
 from studio.ui.analogy.atlas import BRINGS, MOVES
 from studio.ui.panel import Shared
@@ -166,6 +167,17 @@ def test_plain_loras_stand_beside(panel: AnalogyPanel, token: str) -> None:
     ]  # fmt: skip
     figures = [float(caption.split(": ")[1].removesuffix(" dB")) for _, caption in row]
     assert figures[3] == max(figures)
+
+
+def test_loras_of_the_desk_stand_beside_too(panel: AnalogyPanel, token: str) -> None:
+    panel.keep.on_add(token, 80)  # all of this analogy: what the fourth column draws
+    room = panel.room.shared.desk(token)
+    room.add(Source(path="loom:math"))  # a text adapter, which does not fit
+    assert len(room.entries) == 2
+    row = last(panel.beside.on_draw(token, 4))
+    assert len(row) == 5
+    assert row[4][1].startswith(room.entries[0].adapter.name)
+    assert apart(row[4][0], row[3][0]) < 1
 
 
 def test_own_pictures_and_paint(panel: AnalogyPanel, token: str) -> None:

@@ -15,7 +15,7 @@ class Settings:
     encoder_seconds: float = 40
     base_seconds: float = 240
     compare_seconds: float = 60
-    main_seconds: float = 440
+    main_seconds: float = 420
 
     groups: int = 900
     pair_groups: int = 110
@@ -38,8 +38,8 @@ class Settings:
     autoencoder_rate: float = 2e-3
     encoder_rate: float = 8e-4
     base_rate: float = 1e-3
-    basis_rate: float = 2e-3
-    single_rate: float = 1e-3
+    basis_rate: float = 3e-3
+    single_rate: float = 4e-3
     router_rate: float = 1e-3
     tuned_encoder_rate: float = 2e-4
 

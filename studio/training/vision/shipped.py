@@ -11,7 +11,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,16 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
+def to_pixels(picture: Image.Image) -> Tensor:
+    """The inverse of `to_picture`."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def as_picture_rows(*columns: Tensor) -> Iterator[list[Image.Image]]:
+    """The pictures of each analogy."""
+    return ([to_picture(pixels) for pixels in row] for row in zip(*columns, strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class ShippedPredictor:
     """The studio's sampler as a predictor of `evaluate.measure`, one analogy at a time."""
@@ -44,9 +54,8 @@ class ShippedPredictor:
     def __call__(self, a: Tensor, a2: Tensor, b: Tensor, answer: Tensor) -> Tensor:
         """Generated b' of uint8 images; `answer` is not looked at."""
         drawn = []
-        for seed, pictures in enumerate(zip(a, a2, b, strict=True)):
-            image = self.model.analogy(*(to_picture(p) for p in pictures), steps=self.steps, seed=seed)
-            drawn.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        for seed, pictures in enumerate(as_picture_rows(a, a2, b)):
+            drawn.append(to_pixels(self.model.analogy(*pictures, steps=self.steps, seed=seed)))
         return as_floats(torch.stack(drawn))
 
 
