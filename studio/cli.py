@@ -214,10 +214,14 @@ def _shown(knob: Knob) -> str:
 def _merge(options: argparse.Namespace) -> int:
     from studio.compose import compose
     from studio.export import export
+    from studio.formats.export import require_export_place
+    from studio.outputs import is_recipe, require_place
     from studio.recipe import placed
     from studio.sources import open_sources
 
     recipe = _recipe(options)
+    require_export_place(options.out, options.format)
+    require_place(options.save_recipe, "a recipe that the studio wrote", is_recipe)
     sources = open_sources(recipe)
     recipe = _pinned(recipe, sources)
     progress = None if options.json or not sys.stderr.isatty() else _progress

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from studio.errors import BadRecipe
 from studio.formats import WRITERS
+from studio.merging import method_by_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,8 +67,8 @@ def _analogy(options: argparse.Namespace) -> int:
 
     if options.out.suffix.lower() not in SUFFIXES:
         raise BadRecipe(f"{options.out.name} does not say what to write", next=f"end it in {', '.join(SUFFIXES)}")
-    if options.rank < 0:
-        raise BadRecipe(f"Rank {options.rank} cannot be", next="choose 1 or more, or leave it out")
+    method_by_id("svd").check({"rank": options.rank})
+    _require_places(options)
     pictures = [read_picture(getattr(options, name)) for name in ("a", "a2", "b")]
     model, opened = _opened(options)
     seen = model.look(*pictures)
@@ -82,6 +83,18 @@ def _analogy(options: argparse.Namespace) -> int:
         _write_coefficients(options, opened, mix, steps)
     _report(options, mix, drawn, kept)
     return 0
+
+
+def _require_places(options: argparse.Namespace) -> None:
+    """Nothing is drawn that could not be written."""
+    from studio.formats.export import require_export_place
+    from studio.outputs import require_place
+    from studio.vision.mixes import is_mix
+    from studio.vision.pictures import is_drawn
+
+    require_place(options.out, "a picture that the studio drew", is_drawn)
+    require_place(options.coeffs, "coefficients that the studio wrote", is_mix)
+    require_export_place(options.lora, options.format)
 
 
 def _opened(options: argparse.Namespace) -> tuple[Analogist, OpenBasis]:

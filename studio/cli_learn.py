@@ -83,16 +83,20 @@ def _score_arguments(score: argparse.ArgumentParser) -> None:
 
 
 def _learn(options: argparse.Namespace) -> int:
+    from studio.formats.export import require_export_place
     from studio.learning.beside import controls
     from studio.learning.controls import TargetSettings
     from studio.learning.data import split, unseen
     from studio.learning.fit import Schedule
     from studio.learning.soups import Settings
     from studio.learning.ways import Order, coefficients, heard
+    from studio.outputs import is_recipe, require_place
     from studio.recipe import placed
     from studio.scoreboard import Entry
     from studio.text.tasks import named_task
 
+    require_place(options.out, "a recipe that the studio wrote", is_recipe)
+    require_export_place(_target_folder(options.out) if options.pool_target else None, "peft")
     recipe, sources, base = _opened(options)
     name = (
         options.examples if ":" in options.examples or Path(options.examples).exists() else f"{options.examples}:train"
@@ -124,10 +128,14 @@ def _joined(out: Path, recipe: Recipe, sources: Sources, found: Learned) -> tupl
 
     if -1 not in found.places:
         return recipe, sources
-    target, folder = found.adapters[0], out.with_name(f"{out.stem}-target")
+    target, folder = found.adapters[0], _target_folder(out)
     target.save(folder)
     joined = recipe.changed(sources=[*recipe.model_dump()["sources"], {"path": str(folder), "name": target.name}])
     return joined, Sources((*sources.adapters, target), hashes=(*sources.hashes, None))
+
+
+def _target_folder(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-target")
 
 
 # -- score -------------------------------------------------------------------------------------------------------------
@@ -167,10 +175,13 @@ def _is_recipe(paths: list[str]) -> bool:
 
 
 def _opened(options: argparse.Namespace) -> tuple[Recipe, Sources, TextBase]:
+    from studio.outputs import require_place, starts_with
     from studio.recipe import load, parse
+    from studio.scoreboard import COLUMNS
     from studio.sources import open_sources, pinned, source_fields
     from studio.text.bases import find_base, open_base
 
+    require_place(options.csv, "a table of scores", starts_with(",".join(COLUMNS).encode()))
     if _is_recipe(options.paths):
         recipe = load(Path(options.paths[0]))
     else:

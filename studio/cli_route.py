@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from studio.adapter import Adapter
     from studio.routing.beside import Lesson
     from studio.routing.router import Router
+    from studio.routing.tasks import Labelled
     from studio.routing.text import Judged, Shape, TextWorld
     from studio.routing.train import Settings, Step
     from studio.text.bases import TextBase
+    from studio.text.decoding import Decoding
 
 KINDS = ("remix", "softmax", "topk")
 BESIDE = ("uniform", "oracle", "remix", "softmax", "topk", "arrow", "xlora")
@@ -62,23 +64,30 @@ def _router_arguments(route: argparse.ArgumentParser) -> None:
 
 
 def _route(options: argparse.Namespace) -> int:
+    from studio.outputs import is_router, require_place
     from studio.recipe import parse
     from studio.routing.router import load_router
+    from studio.routing.tasks import named_items
     from studio.sources import open_sources, source_fields
     from studio.text.bases import find_base, open_base
+    from studio.text.decoding import Decoding
 
     if (options.examples is None) == (options.router is None):
         raise BadRecipe("There is nothing to route by", "either --examples or --router is needed", "give one of them")
+    require_place(options.out, "a router", is_router)
     adapters = open_sources(parse({"sources": [source_fields(path) for path in options.paths]})).adapters
     router = load_router(options.router) if options.router else None
+    decoding = Decoding(max_tokens=options.tokens)
+    k = options.k if router is None else router.k
+    tested = named_items(options.test, options.n, options.seed + 1, k=k) if options.test else None
     base = open_base(options.base or find_base(adapters))
     lesson = None
     if router is None:
         router, adapters, lesson = _trained(options, base, adapters)
-    if options.test:
-        _judged(options, base, adapters, router, lesson)
+    if tested is not None:
+        _judged(options, base, adapters, router, lesson, tested)
     if options.prompt:
-        _written(options, base, adapters, router)
+        _written(options.prompt, base, adapters, router, decoding)
     return 0
 
 
@@ -100,7 +109,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     from studio.learning.fit import Schedule
     from studio.routing.train import Settings
 
-    rate = options.rate or (1e-3 if options.out_adapters else 0.1)
+    rate = (1e-3 if options.out_adapters else 0.1) if options.rate is None else options.rate
     every = max(1, options.steps // 10)
     schedule = Schedule(rate, options.steps, options.batch, check_every=every, patience=1000, seed=options.seed)
     return Settings(options.samples, options.entropy, options.ratio, schedule)
@@ -110,11 +119,14 @@ def _trained(
     options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...]
 ) -> tuple[Router, tuple[Adapter, ...], Lesson | None]:
     """The trained router, written where it was asked for, the adapters as they are then, and what it was trained on."""
+    from studio.formats.export import require_export_place
     from studio.routing.beside import Lesson
     from studio.routing.tasks import named_items
     from studio.routing.text import learn_router, text_world
 
     shape, settings, frozen = _shape(options), _settings(options), options.out_adapters is None
+    for adapter in () if frozen else adapters:
+        require_export_place(options.out_adapters / adapter.name, "peft")
     items = named_items(options.examples, options.count, options.seed, k=shape.k)
     world = text_world(base, adapters, items, shape, frozen=frozen)
     found = learn_router(world, shape, settings, on_step=_step)
@@ -136,13 +148,12 @@ def _judged(
     adapters: tuple[Adapter, ...],
     router: Router,
     lesson: Lesson | None,
+    items: Sequence[Labelled],
 ) -> None:
     from studio.routing.answer import check_fits
     from studio.routing.beside import Trial, beside
-    from studio.routing.tasks import named_items
     from studio.routing.text import shape_of, text_world
 
-    items = named_items(options.test, options.n, options.seed + 1, k=router.k)
     world = text_world(base, check_fits(router, adapters), items, shape_of(router))
     trial = Trial(world, router.to(base.model.device), lesson)
     rows = dict(beside(trial, [name for name in options.beside.split(",") if name]))
@@ -173,13 +184,12 @@ def _line(name: str, row: Judged, world: TextWorld) -> str:
     )
 
 
-def _written(options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...], router: Router) -> None:
+def _written(prompt: str, base: TextBase, adapters: tuple[Adapter, ...], router: Router, decoding: Decoding) -> None:
     from itertools import groupby
 
     from studio.routing.answer import write
-    from studio.text.decoding import Decoding
 
-    *_, found = write(base, adapters, router, options.prompt, Decoding(max_tokens=options.tokens))
+    *_, found = write(base, adapters, router, prompt, decoding)
     pieces = list(zip(found.labels(), found.pieces, strict=True))
     for label, run in groupby(pieces, key=lambda one: one[0]):
         print(f"[{label}]{''.join(piece.text for _, piece in run)}")

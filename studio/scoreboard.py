@@ -28,6 +28,10 @@ from studio.text.tasks import Task
 Kind = Literal["base", "source", "merge", "control"]
 OnStep = Callable[[int, int, str], None]
 MAX_ENTRIES = 10_000
+COLUMNS = (
+    *("row", "kind", "task", "unit", "figure", "low", "high", "over_base", "over_low", "over_high"),
+    *("items", "left_out", "keeps", "recipe"),
+)
 _BATCH = 8  # variants scored by one batch
 
 
@@ -51,7 +55,11 @@ class Sweep:
         known = {name for id in self.methods for name in method_by_id(id).knobs}
         unknown = sorted(set(self.knobs) - known)
         if unknown:
-            raise BadRecipe(f"None of the methods has a knob {unknown[0]!r}", f"they have {', '.join(sorted(known))}")
+            methods = ", ".join(dict.fromkeys(self.methods))
+            theirs = f"knobs of {methods}: {', '.join(sorted(known)) or 'none'}"
+            raise BadRecipe(
+                f"None of the methods has a knob {unknown[0]!r}", theirs, "choose one of these, or another method"
+            )
         found = tuple(itertools.islice(self._combined(), MAX_ENTRIES + 1))
         if len(found) > MAX_ENTRIES:
             raise BadRecipe(f"The sweep has more than {MAX_ENTRIES} combinations", next="try fewer values")
@@ -93,8 +101,12 @@ def read_sweep(
     }
     lists = [numbers(part) for part in weights.split(";") if part.strip()]
     given: list[tuple[float, ...] | None] = [found * len(sources) if len(found) == 1 else found for found in lists]
-    rolls = tuple(int(seed) for seed in numbers(seeds))
-    return Sweep(tuple(sources), tuple(methods), values, tuple(given) or (None,), numbers(scales), rolls)
+    rolls = numbers(seeds)
+    if not all(roll.is_integer() for roll in rolls):
+        raise BadRecipe(f"{seeds!r} are not seeds", next="write whole numbers, such as 0,1,2")
+    return Sweep(
+        tuple(sources), tuple(methods), values, tuple(given) or (None,), numbers(scales), tuple(map(int, rolls))
+    )
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -292,8 +304,7 @@ class Board:
         """One line a row and task; text that a spreadsheet would take for a formula is quoted by an apostrophe."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        head = ["row", "kind", "task", "unit", "figure", "low", "high", "over_base", "over_low", "over_high"]
-        writer.writerow([*head, "items", "left_out", "keeps", "recipe"])
+        writer.writerow(COLUMNS)
         for row in self.rows:
             recipe = json.dumps(row.entry.recipe.model_dump(mode="json")) if row.entry.recipe else ""
             for task, cell in row.cells.items():

@@ -24,7 +24,14 @@ _MEMBER = re.compile(r"loom:basis-([1-9][0-9]{0,3})")  # one adapter of the embe
 
 
 def source_fields(word: str) -> dict[str, str]:
-    """Where a source is, from one word on a command line: a Hub id (owner/name), or a path."""
+    """Where a source is, from one word on a command line: a Hub id (owner/name), or a path.
+
+    Raises `BadRecipe` for a path that no recipe can name.
+    """
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise BadRecipe(f"{word!r} is not UTF-8", "a recipe could not name it", "rename the file") from None
     is_hub_id = word.count("/") == 1 and not word.startswith((".", "/", "~")) and not Path(word).exists()
     return {"hub": word} if is_hub_id else {"path": word}
 

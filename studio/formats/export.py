@@ -21,6 +21,7 @@ from studio.formats.bundle import open_bundle, read_config
 from studio.formats.registry import read_as
 from studio.formats.safetensors_file import DTYPE_CODES, SaveDtype
 from studio.formats.writers import WRITERS, BaseConfig, Writer
+from studio.outputs import require_folder, stays
 
 RECIPE, CARD = "recipe.yaml", "README.md"
 # Largest relative error of a delta, ||read - meant|| / ||meant||: two factors, each rounded once.
@@ -140,10 +141,22 @@ def _check(adapter: Adapter, target: Path, writer: Writer, dtype: str) -> None:
         raise LoomError(f"tensors are not saved as {dtype!r}", next=f"choose one of {', '.join(DTYPE_CODES)}")
     if not adapter.modules:
         raise LoomError(f"{adapter.name} adapts no module", next="keep at least one")
+    _check_place(target, writer)
+
+
+def require_export_place(path: Path | None, format: str) -> None:
+    """Raise `LoomError`, before the work that makes an export, where `save_adapter` could not put it."""
+    if path is not None:
+        target = Path(os.path.realpath(path.expanduser()))
+        _check_place(target, _writer(format))
+        require_folder(target.parent, path)
+
+
+def _check_place(target: Path, writer: Writer) -> None:
     if target.is_dir() and not _is_replaceable(target, writer):
-        raise LoomError(f"{target} holds something else than an export", "it is not overwritten", "choose another name")
+        raise stays(target, "a folder with something else than an export")
     if target.exists() and not target.is_dir() and (not _is_zip(target) or not zipfile.is_zipfile(target)):
-        raise LoomError(f"{target} is a file, not an export", "it is not overwritten", "choose another name")
+        raise stays(target, "a file, not an export")
 
 
 def _is_zip(path: Path) -> bool:

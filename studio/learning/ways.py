@@ -40,7 +40,7 @@ class Order:
 
     `keep` and `by` say how many adapters recycling selects and by what; `target` are the settings of a target LoRA that
     is trained first and joins the pool, None for no such one. `trials` are LoraHub's. AdaMerging goes by `unlabelled`,
-    the original's settings by default; the other ways by `settings`.
+    the original's settings by default; the other ways by `settings`. Raises `BadRecipe` for none to keep.
     """
 
     way: Way = "soup"
@@ -50,6 +50,11 @@ class Order:
     target: TargetSettings | None = None
     trials: int = 40
     unlabelled: Settings = UNLABELLED
+
+    def __post_init__(self) -> None:
+        """Check what a slice would take for something else."""
+        if self.keep < 1:
+            raise BadRecipe(f"keep is {self.keep}", "it is 1 or more")
 
     @property
     def seed(self) -> int:

@@ -39,6 +39,8 @@ def skill_items(skills: Sequence[str], split: Split, n: int, seed: int, *, k: in
 def named_items(name: str, n: int, seed: int, *, k: int = 1) -> list[Labelled]:
     """Items by one word: `math,shout,math+shout[:SPLIT]` are skills, another word a JSONL file of unknown truth."""
     skills, _, split = name.partition(":")
+    if n < 1:
+        raise BadRecipe(f"{n} items of {name} cannot be asked", next="ask for 1 or more")
     if all(skill in SKILLS for skill in skills.split(",")):
         return skill_items(skills.split(","), split or "train", n, seed, k=k)  # type: ignore[arg-type]
     task = named_task(name, n, seed)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import MissingFile, Refused
 from studio.files import write_atomic
 from studio.late import torch
+from studio.outputs import starts_with
 from studio.vision.lorweb import Lorweb, effective_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT, _KIND = 1, "lorweb mix"
 _MAX_BYTES = 64 << 20
 _NEXT = "give a file that --coeffs wrote"
 
@@ -41,13 +42,18 @@ def write_mix(path: Path, basis: Lorweb, mix: Tensor, drawn: Drawn) -> None:
     rows = zip(basis.layers, basis.check(mix).tolist(), strict=True)
     content = {
         "format": FORMAT,
-        "kind": "lorweb mix",
+        "kind": _KIND,
         **asdict(drawn),
         "adapters": basis.size,
         "effective_adapters": float(effective_size(mix).mean()),
         "layers": dict(rows),
     }
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def is_mix(path: Path) -> bool:
+    """Whether `write_mix` wrote this file."""
+    return starts_with(b"{", f'"kind": "{_KIND}"'.encode())(path)
 
 
 def read_mix(path: Path, basis: Lorweb) -> Tensor:

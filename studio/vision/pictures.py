@@ -21,6 +21,7 @@ MAX_BYTES = 64 << 20
 MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # what `write_picture` writes
+_SOFTWARE, _OURS = 0x0131, "LoRA Loom"  # the EXIF tag of the program that made a picture
 _ADVICE = "give a PNG, JPEG or WebP picture"
 
 
@@ -48,14 +49,28 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def write_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG, JPEG or WebP file, by its suffix, whole or not at all. Raises `Refused` for another suffix."""
+    """Write a PNG, JPEG or WebP file, by its suffix, whole or not at all, marked as drawn here.
+
+    Raises `Refused` for another suffix.
+    """
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise Refused(f"{path.name} does not say what to write", next=f"end it in {', '.join(SUFFIXES)}")
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}))
+    how = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+    mark, buffer = Image.Exif(), io.BytesIO()
+    mark[_SOFTWARE] = _OURS
+    picture.save(buffer, kind, exif=mark, **how)
     write_atomic(path, buffer.getvalue())
     return path
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether `write_picture` wrote this file."""
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            return opened.getexif().get(_SOFTWARE) == _OURS
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def on_white(picture: Image.Image) -> Image.Image:

@@ -151,7 +151,8 @@ def test_hostile_pictures_are_one_line(capsys: pytest.CaptureFixture[str], folde
         (("-o", "b2.png", "--basis", "nowhere"), "no lorweb file"),
         (("-o", "b2.png", "--prompt", "blue"), "means nothing to the embedded model"),
         (("-o", "b2.png", "--base", "nowhere at all"), "needs a basis"),
-        (("-o", "b2.png", "--lora", "x", "--rank", "-1"), "rank -1"),
+        (("-o", "b2.png", "--lora", "x", "--rank", "-1"), "rank cannot be -1"),
+        (("-o", "b2.png", "--lora", "x", "--rank", str(10**23)), "between 1 and 512"),
     ],
 )
 def test_wrong_wishes_are_one_line(

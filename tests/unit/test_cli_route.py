@@ -72,6 +72,12 @@ def test_adapters_can_be_trained_too(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("--examples", "math", "--k", "9"), "lies between 1"),
         (("--examples", "math", "--samples", "1"), "lies between 2"),
         (("--examples", "nothing.jsonl"), "no skill and no file"),
+        (("--examples", "math", "--count", "-1"), "-1 items of math"),
+        (("--examples", "math", "--test", "math", "--n", "0"), "0 items of math"),
+        (("--examples", "math", "--test", "nosuch"), "no skill and no file"),
+        (("--examples", "math", "--prompt", "hi", "--tokens", "-1"), "max_tokens is -1"),
+        (("--examples", "math", "--rate", "0"), "rate is 0"),
+        (("--examples", "math", "--ratio", "nan"), "ratio is nan"),
         (("--router", "nothing.safetensors"), "is no router"),
     ],
 )
