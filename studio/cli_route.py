@@ -13,11 +13,12 @@ from studio.errors import BadRecipe, LoomError
 
 if TYPE_CHECKING:
     from studio.adapter import Adapter
+    from studio.routing.answer import Writing
     from studio.routing.beside import Lesson
     from studio.routing.router import Router
     from studio.routing.tasks import Labelled
     from studio.routing.text import Judged, Shape, TextWorld
-    from studio.routing.train import Settings, Step
+    from studio.routing.train import Settings, Step, Trained
     from studio.text.bases import TextBase
     from studio.text.decoding import Decoding
 
@@ -44,7 +45,7 @@ def add_route(add: Callable[..., argparse.ArgumentParser]) -> None:
     _router_arguments(route)
     route.add_argument("--beside", default="", metavar="NAME,…", help=f"judge these too: {', '.join(BESIDE)}")
     route.add_argument("--seed", type=int, default=0)
-    route.add_argument("--json", action="store_true", help="print the figures as JSON")
+    route.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     route.set_defaults(run=_route)
 
 
@@ -72,8 +73,7 @@ def _route(options: argparse.Namespace) -> int:
     from studio.text.bases import find_base, open_base
     from studio.text.decoding import Decoding
 
-    if (options.examples is None) == (options.router is None):
-        raise BadRecipe("There is nothing to route by", "either --examples or --router is needed", "give one of them")
+    _check(options)
     require_place(options.out, "a router", is_router)
     adapters = open_sources(parse({"sources": [source_fields(path) for path in options.paths]})).adapters
     router = load_router(options.router) if options.router else None
@@ -81,14 +81,50 @@ def _route(options: argparse.Namespace) -> int:
     k = options.k if router is None else router.k
     tested = named_items(options.test, options.n, options.seed + 1, k=k) if options.test else None
     base = open_base(options.base or find_base(adapters))
-    lesson = None
+    lesson, found = None, {}
     if router is None:
-        router, adapters, lesson = _trained(options, base, adapters)
+        trained, adapters, lesson = _trained(options, base, adapters)
+        router, found = trained.router, _run_figures(trained)
+    told = {"router": _path(options.out or options.router), "names": router.names} | found
     if tested is not None:
-        _judged(options, base, adapters, router, lesson, tested)
+        told["judged"] = _judged(options, base, adapters, router, lesson, tested)
     if options.prompt:
-        _written(options.prompt, base, adapters, router, decoding)
+        told["written"] = _written(options, base, adapters, router, decoding)
+    if options.json:
+        print(json.dumps(told))
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what could only fail, or do nothing, after minutes of training."""
+    if (options.examples is None) == (options.router is None):
+        raise BadRecipe("There is nothing to route by", "either --examples or --router is needed", "give one of them")
+    names = _beside_names(options)
+    if names and not options.test:
+        why = "--beside answers the items of --test, and there is no --test"
+        raise BadRecipe(f"There is nothing to judge {', '.join(names)} on", why, "give --test SKILL,SKILL:test")
+    unknown = [name for name in names if name not in BESIDE]
+    if unknown:
+        raise BadRecipe(f"{unknown[0]!r} cannot stand beside a router", f"there are {', '.join(BESIDE)}")
+
+
+def _beside_names(options: argparse.Namespace) -> list[str]:
+    return [name for name in options.beside.split(",") if name]
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _run_figures(trained: Trained) -> dict[str, Any]:
+    """Of a training run: steps, the loss of each, validation losses by step, the measures of the step that was kept."""
+    from dataclasses import asdict
+
+    state = trained.state
+    best = min(state.valid, key=lambda one: one[1])[0]
+    measures = dict(trained.history)[best]
+    valid = {"valid": state.valid, "lowest": state.lowest, "kept_step": best}
+    return {"steps": state.step, "losses": state.losses} | valid | {"measures": asdict(measures)}
 
 
 def _shape(options: argparse.Namespace) -> Shape:
@@ -117,8 +153,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _trained(
     options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...]
-) -> tuple[Router, tuple[Adapter, ...], Lesson | None]:
-    """The trained router, written where it was asked for, the adapters as they are then, and what it was trained on."""
+) -> tuple[Trained, tuple[Adapter, ...], Lesson | None]:
+    """The run, its router written where it was asked for, the adapters as they are then, and what it was trained on."""
     from studio.formats.export import require_export_place
     from studio.routing.beside import Lesson
     from studio.routing.tasks import named_items
@@ -130,8 +166,7 @@ def _trained(
     items = named_items(options.examples, options.count, options.seed, k=shape.k)
     world = text_world(base, adapters, items, shape, frozen=frozen)
     found = learn_router(world, shape, settings, on_step=_step)
-    best = min(loss for _, loss in found.state.valid)
-    _say(f"{found.state.step} steps, lowest validation loss {best:.4f}")
+    _say(f"{found.state.step} steps, lowest validation loss {found.state.lowest:.4f}")
     if options.out:
         _say(f"{found.router.save(options.out)}: {len(found.router.names)} choices")
     if not frozen:
@@ -139,7 +174,7 @@ def _trained(
         for adapter in adapters:
             adapter.save(options.out_adapters / adapter.name)
             _say(f"{options.out_adapters / adapter.name}: read back and compared")
-    return found.router, adapters, Lesson(world, shape, settings) if frozen else None
+    return found, adapters, Lesson(world, shape, settings) if frozen else None
 
 
 def _judged(
@@ -149,19 +184,18 @@ def _judged(
     router: Router,
     lesson: Lesson | None,
     items: Sequence[Labelled],
-) -> None:
+) -> dict[str, Any]:
+    """Print a line for the router and each beside it, unless JSON is wanted; their figures by name."""
     from studio.routing.answer import check_fits
     from studio.routing.beside import Trial, beside
     from studio.routing.text import shape_of, text_world
 
     world = text_world(base, check_fits(router, adapters), items, shape_of(router))
     trial = Trial(world, router.to(base.model.device), lesson)
-    rows = dict(beside(trial, [name for name in options.beside.split(",") if name]))
-    if options.json:
-        print(json.dumps({name: _figures(row, world) for name, row in rows.items()}))
-        return
-    for name, row in rows.items():
+    rows = dict(beside(trial, _beside_names(options)))
+    for name, row in () if options.json else rows.items():
         print(f"{name:10} {row}" if isinstance(row, LoomError) else _line(name, row, world))
+    return {name: _figures(row, world) for name, row in rows.items()}
 
 
 def _figures(row: Judged | LoomError, world: TextWorld) -> dict[str, Any]:
@@ -184,15 +218,25 @@ def _line(name: str, row: Judged, world: TextWorld) -> str:
     )
 
 
-def _written(prompt: str, base: TextBase, adapters: tuple[Adapter, ...], router: Router, decoding: Decoding) -> None:
-    from itertools import groupby
-
+def _written(
+    options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...], router: Router, decoding: Decoding
+) -> list[dict[str, str]]:
+    """Let the router write, and print it unless JSON is wanted; each run of tokens with who answered."""
     from studio.routing.answer import write
 
-    *_, found = write(base, adapters, router, prompt, decoding)
-    pieces = list(zip(found.labels(), found.pieces, strict=True))
-    for label, run in groupby(pieces, key=lambda one: one[0]):
-        print(f"[{label}]{''.join(piece.text for _, piece in run)}")
+    *_, found = write(base, adapters, router, options.prompt, decoding)
+    runs = _runs(found)
+    for run in () if options.json else runs:
+        print(f"[{run['by']}]{run['text']}")
+    return runs
+
+
+def _runs(found: Writing) -> list[dict[str, str]]:
+    from itertools import groupby
+
+    pieces = zip(found.labels(), found.pieces, strict=True)
+    runs = groupby(pieces, key=lambda one: one[0])
+    return [{"by": label, "text": "".join(piece.text for _, piece in run)} for label, run in runs]
 
 
 def _step(step: Step) -> None:

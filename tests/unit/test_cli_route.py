@@ -38,14 +38,38 @@ def test_a_router_is_trained_and_written(router: Path) -> None:
 def test_it_is_judged_beside_others_as_json(router: Path, capsys: pytest.CaptureFixture[str]) -> None:
     beside = ("--beside", "uniform,oracle,arrow,softmax", "--json")
     status, out, _ = call(capsys, *PAIR, "--router", router, "--test", "math,shout:test", "--n", 2, *beside)
-    found = json.loads(out)
+    told = json.loads(out)
+    found = told["judged"]
     assert status == 0
+    assert told["router"] == str(router)
     assert list(found) == ["router", "uniform", "oracle", "arrow", "softmax"]
     assert found["router"]["support"] == found["oracle"]["support"] == 2
     assert found["uniform"]["support"] == pytest.approx(3)
     assert found["oracle"]["loss"] <= found["router"]["loss"] + 1e-6
     assert "Only a router trained here" in found["softmax"]["refused"]  # this one came from a file
     assert found["router"]["tasks"] == ["math", "shout"]
+
+
+def test_training_alone_prints_its_figures_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out_file = tmp_path / "r.safetensors"
+    status, out, err = call(capsys, *PAIR, "--examples", "math,shout", *FAST, "-o", out_file, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["router"] == str(out_file)
+    assert found["names"] == ["math", "shout"]
+    assert (found["steps"], len(found["losses"])) == (2, 2)
+    assert [step for step, _ in found["valid"]] == [0, 1, 2]
+    assert found["lowest"] == min(loss for _, loss in found["valid"]) == found["measures"]["loss"]
+    assert f"lowest validation loss {found['lowest']:.4f}" in err
+    assert found["measures"]["support"] == 1
+
+
+def test_what_it_writes_is_told_in_the_same_json(router: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = ("--router", router, "--prompt", "Question: Say: fox\nAnswer in capitals:", "--tokens", 3)
+    _, lines, _ = call(capsys, *PAIR, *question)
+    _, out, _ = call(capsys, *PAIR, *question, "--json")
+    written = json.loads(out)["written"]
+    assert "".join(f"[{run['by']}]{run['text']}\n" for run in written) == lines
 
 
 def test_it_writes_and_says_who_answered(router: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +103,8 @@ def test_adapters_can_be_trained_too(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("--examples", "math", "--rate", "0"), "rate is 0"),
         (("--examples", "math", "--ratio", "nan"), "ratio is nan"),
         (("--router", "nothing.safetensors"), "is no router"),
+        (("--examples", "math,shout", "--beside", "oracle,xlora"), "there is no --test"),
+        (("--examples", "math,shout", "--test", "math:test", "--beside", "orcale"), "'orcale' cannot stand beside"),
     ],
 )
 def test_trouble_is_one_line(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
