@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.remix import RESULTS
-from bench.remix_page import PAGE, SPEC, lands, page
+from bench.remix_kept import RESULTS
+from bench.remix_page import PAGE, page
+from bench.remix_text_page import untuned
+from bench.remix_toy_page import SPEC, lands
 from studio.cli_route import add_route
 from studio.routing.ess import bound_probability, collapse
 
@@ -36,9 +38,22 @@ def test_the_evidence_holds_every_router_and_three_seeds() -> None:
     assert {"every subset", "all evenly", "Arrow (PEFT), total 1", "Arrow (PEFT), total 2"} <= set(rows)
     for name, runs in rows.items():
         assert len(runs) >= (3 if name[0] in "RdtX" else 1), name
-        assert all(run["support"] == 2.0 for run in runs if name.startswith("ReMix"))
+        if name.startswith("ReMix"):
+            assert all(run["support"] == pytest.approx(2) for run in runs)
+    assert all(len(runs) == 10 for cells in found["readings"].values() for runs in cells.values())
     for setting, cells in SPEC.items():
         assert all(len(found["toy"][setting][name]) >= 3 for name in cells)
+
+
+def test_rows_that_are_not_at_their_best_rate_are_named() -> None:
+    rates = {"dense softmax": {"0.1": 2.0, "0.03": 1.0}}
+    rows = {"all evenly": [{}], "dense softmax": [{"rate": 0.03}], "dense softmax, 500 steps": [{"rate": 0.1}]}
+    assert (
+        untuned(rows, rates) == "\n\n**Not at the rate that validated best, or not swept: dense softmax, 500 steps.**"
+    )
+    assert untuned(rows, {}).count("dense softmax") == 2
+    del rows["dense softmax, 500 steps"]
+    assert untuned(rows, rates) == ""
 
 
 def test_every_flag_is_explained() -> None:

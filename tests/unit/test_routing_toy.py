@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.remix_page import SPEC, lands
+from bench.remix_toy import READINGS, Batch, batch_of, run
+from bench.remix_toy_page import SPEC, lands
 from studio.routing.router import Kind
 from studio.routing.toy import EXPERTS, Result, Toy, make_toy, mixed, run_toy
 
@@ -43,6 +44,30 @@ def test_remix_over_frozen_experts_finds_every_pair(toy: Toy, samples: int) -> N
     assert lands(found.test.loss, mse or 0)
     assert found.test.support == support
     assert found.test.found == share
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return batch_of(READINGS["noise 0.5, P from N(0, 0.02²)"])
+
+
+def test_the_batched_error_is_that_of_the_toy(batch: Batch) -> None:
+    toy = make_toy(3)
+    weights = torch.rand(len(toy.inputs), EXPERTS, generator=torch.Generator().manual_seed(0))
+    wanted = (mixed(toy.inputs, weights, toy.down, toy.up) - toy.targets).square().mean(-1)
+    torch.testing.assert_close(batch.error(weights.expand(10, -1, -1))[3], wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_over_ten_seeds_remix_over_frozen_experts_lands_in_its_bands(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.remix_toy.STEPS", 300)
+    monkeypatch.setattr("bench.remix_toy.RATE", 1e-2)
+    mse, support, share = SPEC["frozen"]["ReMix M=8"]
+    found = run(batch, READINGS["noise 0.5, P from N(0, 0.02²)"], "remix", 8)
+    assert all(one["support"] == pytest.approx(support) for one in found)
+    assert sum(lands(one["loss"], mse or 0) for one in found) >= 8  # a seed may lock a cluster onto a wrong pair
+    assert sum(lands(one["found"], share or 0) for one in found) >= 8
 
 
 def test_dense_softmax_over_frozen_experts_lands_in_its_bands(toy: Toy) -> None:
