@@ -70,12 +70,11 @@ Six adapters (math, shout, spanish, code, reverse, twice) and the bare base, k =
 task, {test} of the test split, never trained on: {items} in all, so a figure is uncertain by up to 7 points by its
 items alone. Batch {batch}, {steps} steps where the name says nothing else, a router at the rate that validated best
 (below) unless said. Seeds are of the router, its draws and the order: mean and standard deviation. All give a total
-weight of 2, but for Arrow with total 1, PEFT's own. *passes*: texts that the model reads in training. ReMix's are forward passes
-alone, each pair of item and selection once; by token or by layer nothing can be remembered, and every draw is read.
-Those of the softmax routers and X-LoRA have a backward pass, about three times the work, and X-LoRA reads each text
-twice. With 195 steps a softmax router reads as many texts as ReMix with M = 8 in 500 steps. *right choice* and ESS are
-over decisions: by token one for each token, by layer one for each block. Finer routers take the rate of the row they
-refine, not one of their own; the token router reads embeddings, so it decides by the token alone.
+weight of 2, but for Arrow with total 1, PEFT's own. *passes*: texts that the model reads in training. ReMix's are
+forward passes alone, each pair of item and selection once; by token or by layer nothing can be remembered, and every
+draw is read. Those of the softmax routers and X-LoRA have a backward pass, about three times the work, and X-LoRA reads
+each text twice. *right choice* and ESS are over decisions. Not measured: softmax routers with more steps, routers by
+token and by layer, and X-LoRA at other rates (`--part rates text` has them).
 
 {table}
 
@@ -107,7 +106,7 @@ def rates_part(found: Mapping[str, Mapping[str, float]]) -> str:
 RATES = """## The rates of the table above
 
 The lowest validation loss (nats an answer token) of 100 steps at each rate, one seed, over the fifth of the training
-items that is held back; no test item is read. X-LoRA's rates are lower, for its classifier reads unscaled features.
+items that is held back; no test item is read.
 One seed and 38 items: neighbours that lie close are not told apart.
 
 {table}
