@@ -49,6 +49,14 @@ def fitting(desk: Desk) -> str | None:
     return next(iter([*pairs, *here]), None)
 
 
+def example(name: str | None) -> tuple[str, str]:
+    """A question of a skill, always the same, and its right answer; empty for what is no skill."""
+    if name not in SKILLS:
+        return "", ""
+    item = SKILLS[name].example
+    return item.prompt, item.answer
+
+
 def fits(desk: Desk, value: str | None) -> bool:
     """Whether a choice still makes sense: a file that is there, or a skill whose adapters are on the desk."""
     if not value:

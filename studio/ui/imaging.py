@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +17,13 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from studio.adapter import Adapter
 from studio.desk import Desk
 from studio.errors import LoomError
 from studio.export import export
 from studio.recipe import Recipe
 from studio.sources import UPLOAD
+from studio.text.folders import EMBEDDED as TEXT
 from studio.ui import views
 from studio.ui.panel import PRIVATE, Job, Shared, told, told_while
 from studio.uploads import receive
@@ -40,6 +41,15 @@ _NO_EDIT = ("none: it shows no change", "")
 _TRIED, _WEIGHT = ("grayscale", "blur"), 0.7  # two analogies that show alone and together
 _RANK = 16  # of the LoRAs made of them
 _EMPTY = "Put adapters of an image model on the desk in Compose, or press “Bring two adapters to try”."
+_FIRST = (
+    "See what image adapters do, alone and merged, from the same noise",
+    (
+        "“Bring two adapters to try” puts two small LoRAs on the desk; the embedded model draws with them in seconds.",
+        "Side by side: the base, every adapter alone at weight 1, and the merge on the desk.",
+        "A grid: two adapters, the weight of one across, of the other down.",
+        "LoRAs for SD 1.5, SDXL or FLUX need their base: a folder in diffusers' layout, or a Hub id.",
+    ),
+)
 
 
 class Draws(Protocol):
@@ -133,9 +143,10 @@ class ImagePanel:
 
     def _build_pictures(self) -> None:
         self.draw = gr.Button("Draw side by side", variant="primary", size="sm", elem_id="image-draw")
+        self.hint = gr.HTML(views.first_view(*_FIRST), elem_id="image-hint")
         self.row = gr.Gallery(
-            label="Base, every adapter alone at 1, and the merge: the same noise", columns=4, height=260,
-            elem_id="image-row", object_fit="contain",
+            label="Side by side, from the same noise", columns=4, height=260,
+            elem_id="image-row", object_fit="contain", visible=False,
         )  # fmt: skip
         with gr.Row():
             self.first = gr.Dropdown([], label="Across", info="weight of", elem_id="image-first")
@@ -144,7 +155,9 @@ class ImagePanel:
             self.high = gr.Number(1.0, label="To", min_width=70, elem_id="image-high")
             self.count = gr.Slider(2, _MOST, 3, step=1, label="Steps a side", min_width=100, elem_id="image-count")
         self.lay = gr.Button("Draw the grid of two weights", size="sm", elem_id="image-lay")
-        self.grid = gr.Gallery(label="Two weights", columns=3, height=420, elem_id="image-grid", object_fit="contain")
+        self.grid = gr.Gallery(
+            label="Two weights", columns=3, height=420, elem_id="image-grid", object_fit="contain", visible=False
+        )
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect the listeners; the room follows the desk."""
@@ -154,17 +167,18 @@ class ImagePanel:
             trigger(self.on_desk, [token], named, show_progress="hidden", **PRIVATE)
         self.bring.click(self.on_bring, [token], [self.note, *self.shared.controls()], **PRIVATE)
         wish = [token, self.base, self.accept, self.edit, self.prompt, self.steps, self.guidance, self.seed, self.size]
-        self.draw.click(self.on_draw, wish, [self.row, self.note], **PRIVATE)
+        self.draw.click(self.on_draw, wish, [self.row, self.hint, self.note], **PRIVATE)
         knobs = [self.first, self.second, self.low, self.high, self.count]
-        self.lay.click(self.on_grid, [*wish, *knobs], [self.grid, self.note], **PRIVATE)
+        self.lay.click(self.on_grid, [*wish, *knobs], [self.grid, self.hint, self.note], **PRIVATE)
 
     @told
     def on_desk(self, token: str) -> dict[Any, Any]:
         """The desk changed: name its adapters."""
         if not token:
             return {}
-        names = [adapter.name for adapter in self.shared.desk(token).adapters]
-        said = views.message(f"On the desk: {', '.join(map(escape, names))}." if names else _EMPTY, "line")
+        adapters = self.shared.desk(token).adapters
+        names = [adapter.name for adapter in adapters]
+        said = views.message(_said(adapters), "line")
         pick = [gr.update(choices=names, value=name) for name in _two(names)]
         edits = [_NO_EDIT, *((name.replace("_", " "), name) for name in catalogue())]
         return {self.note: said, self.first: pick[0], self.second: pick[1], self.edit: gr.update(choices=edits)}
@@ -221,10 +235,10 @@ class ImagePanel:
         for place, variant in enumerate(variants):
             job = Job(partial(_drawn, draws, wish, variant, _Moved(desk, version)))
             while not job.wait(_PATIENCE):
-                done = f"Drawing {escape(variant.title)}: {place + 1} of {len(variants)}…"
+                done = f"Drawing {variant.title}: {place + 1} of {len(variants)}…"
                 yield {self.note: views.message(done, "busy")}
             found.append((job.result(), variant.title))
-            yield {into: [*found]}
+            yield {into: gr.update(value=[*found], visible=True), self.hint: gr.update(visible=False)}
         yield {self.note: views.message(f"{len(found)} pictures from the same noise.", "good")}
 
     def _opening(self, desk: Desk, base: str, accept: bool, edit: str | None) -> tuple[bool, Job]:
@@ -259,6 +273,14 @@ class _Moved:
 
     def __call__(self) -> bool:
         return self.desk.version != self.version
+
+
+def _said(adapters: Sequence[Adapter]) -> str:
+    """What is on the desk, and that it is of no use here where every adapter is for a text model."""
+    if not adapters:
+        return _EMPTY
+    named = f"On the desk: {', '.join(adapter.name for adapter in adapters)}."
+    return f"{named} They are for a text model. {_EMPTY}" if all(a.base == TEXT for a in adapters) else named
 
 
 def _brought(bases: Bases, desk: Desk, on_step: Any) -> Recipe:

@@ -47,6 +47,18 @@ _GRAINS = {
 }
 
 
+_FIRST = (
+    "Learn how much of each adapter every module needs, from a few examples",
+    (
+        "The adapters stay as they are: one number is learned for each module and adapter. With the embedded skills it "
+        "takes under a minute on two cores; Stop keeps the best so far, Go on takes it up again.",
+        "You will see these numbers as a heat map while they are learned, and the loss below it.",
+        "They go into the recipe on the desk. What Compose shows, writes and exports is the learned merge; Undo takes "
+        "it back, the Scoreboard judges it.",
+    ),
+)
+
+
 class LearningPanel(RunRoom[Training]):
     """Chooses examples and a way, shows the run, writes the recipe."""
 
@@ -59,10 +71,7 @@ class LearningPanel(RunRoom[Training]):
             with gr.Column(scale=4, min_width=320, elem_id="learning"):
                 self._build_choice()
             with gr.Column(scale=7, min_width=320, elem_id="learned"):
-                self.state = gr.HTML(
-                    views.message("Learn how much of each adapter every module needs, from a few examples."),
-                    elem_id="learn-state",
-                )
+                self.state = gr.HTML(views.first_view(*_FIRST), elem_id="learn-state")
                 self.heat = gr.HTML(elem_id="learn-heat")
                 self.curve = gr.HTML(elem_id="learn-curve")
 
@@ -131,8 +140,9 @@ class LearningPanel(RunRoom[Training]):
         listed = asked.choices(desk, ("train",))
         fitting = asked.fitting(desk)
         value = chosen if asked.fits(desk, chosen) else f"{fitting}:train" if fitting else None
-        yield {self.examples: gr.update(choices=listed, value=value)}
         run = self.runs.get(token)
+        first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
+        yield {self.examples: gr.update(choices=listed, value=value), **first}
         if run is not None and run.is_going:
             yield from self.follow(token, run)
 

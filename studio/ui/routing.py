@@ -39,7 +39,17 @@ _READS: Mapping[str, str] = {
     "layer": "each layer's own input: a router for each layer",
 }
 _GRAINS: Mapping[str, str] = {"sequence": "one choice a prompt", "token": "one choice a token"}
-_FIRST = "Train a router: it learns which of the desk's adapters a prompt asks for, and then answers with them."
+_FIRST = (
+    "Train a router: it learns which of the desk's adapters a prompt asks for, and answers with them",
+    (
+        "ReMix draws k adapters for each question and learns from which draws did well; the adapters stay as they are. "
+        "With the embedded skills it takes a minute or two on two cores.",
+        "You will see how many adapters really take part (ESS), whether they are the right ones, and how the load is "
+        "shared, step by step.",
+        "Then it writes: choose a question below Train, and every answer says who gave it. Beside others judges it "
+        "against softmax routers, Arrow, X-LoRA and the best choice there is.",
+    ),
+)
 
 
 class RoutingPanel(RunRoom[Routing]):
@@ -57,7 +67,7 @@ class RoutingPanel(RunRoom[Routing]):
                 self._build_writing()
             with gr.Column(scale=7, min_width=320, elem_id="routed"), gr.Tabs():
                 with gr.Tab("This router", elem_classes="pane"):
-                    self.state = gr.HTML(views.message(_FIRST), elem_id="route-state")
+                    self.state = gr.HTML(views.first_view(*_FIRST), elem_id="route-state")
                     self.figures = gr.HTML(elem_id="route-figures")
                     self.plots = gr.HTML(elem_id="route-plots")
                     self.shares = gr.HTML(elem_id="route-shares")
@@ -167,11 +177,15 @@ class RoutingPanel(RunRoom[Routing]):
         listed = choices(desk)
         kept = [task for task in _texts(chosen) if task in {value for _, value in listed}]
         questions = [(f"{SKILLS[name].title}: {_short(SKILLS[name].example.prompt)}", name) for name in fitting(desk)]
+        run = self.runs.get(token)
+        is_new = run is None and self.ready.get(token) is None
+        example = asked.example(next(iter(kept or fitting(desk)), None))
+        first = {self.state: views.first_view(*_FIRST, *example)} if is_new else {}
         yield {
             self.tasks: gr.update(choices=listed, value=kept or fitting(desk)),
             self.pick: gr.update(choices=questions, value=None),
+            **first,
         }
-        run = self.runs.get(token)
         if run is not None and run.is_going:
             yield from self.follow(token, run)
 

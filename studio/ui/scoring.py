@@ -28,6 +28,17 @@ MAX_ROWS = 60
 """Swept rows on the page; the command line judges any number."""
 
 
+_FIRST = (
+    "Judge merges of the adapters on the desk on questions nobody trained on",
+    (
+        "Every method is tried with every weighting at every task. Rows come as they are judged; Cancel keeps them.",
+        "The base and each adapter alone stand in the same table, with 95 % intervals. Answers are checked by a "
+        "program: right or wrong.",
+        "A row can be put back on the desk as a recipe; CSV and JSON hold all of them.",
+    ),
+)
+
+
 class ScoringPanel:
     """Chooses what is compared at which tasks, shows rows as they come, opens them, writes files."""
 
@@ -38,10 +49,7 @@ class ScoringPanel:
             with gr.Column(scale=4, min_width=320, elem_id="scoring"):
                 self._build_choice()
             with gr.Column(scale=8, min_width=320, elem_id="scored"):
-                self.state = gr.HTML(
-                    views.message("Judge merges of the adapters on the desk on questions nobody trained on."),
-                    elem_id="score-state",
-                )
+                self.state = gr.HTML(views.first_view(*_FIRST), elem_id="score-state")
                 self.table = gr.HTML(elem_id="board")
                 with gr.Row(visible=False) as self.bar:
                     self.open = gr.Dropdown(
@@ -112,12 +120,14 @@ class ScoringPanel:
         kept = [task for task in tasks or [] if asked.fits(desk, task)]
         fitting = asked.fitting(desk)
         value = kept or ([f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(desk).values()))
+        run = self.judgings.get(token)
+        first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
         yield {
             self.adapters: gr.update(choices=names, value=names),
             self.tasks: gr.update(choices=listed, value=value),
             self.knob: self.on_methods(ids),
+            **first,
         }
-        run = self.judgings.get(token)
         if run is not None and not run.job.wait(0):
             yield from self.follow(token, run)
 

@@ -185,6 +185,13 @@ def message(text: str, kind: str = "note") -> str:
     return f"<p class='message {kind}'>{escape(text)}</p>"
 
 
+def first_view(title: str, points: Sequence[str], question: str = "", answer: str = "") -> str:
+    """What a room shows before its first result: what it is for, what will come, and a question it would ask."""
+    listed = "".join(f"<li>{escape(point)}</li>" for point in points)
+    asked = f"<pre>{escape(question)}<b>{escape(answer)}</b></pre>" if question else ""
+    return f"<div class='first-view'><h4>{escape(title)}</h4><ul>{listed}</ul>{asked}</div>"
+
+
 def _kind(name: str, index: int, count: int) -> str:
     if index == 0:
         return "base"

@@ -38,12 +38,17 @@ def token(panel: ImagePanel) -> str:
 
 def drawn(updates: Iterator[dict[Any, Any]], into: Any) -> list[Any]:
     """The pictures as they stand at the end."""
-    return [update[into] for update in updates if into in update][-1]
+    *_, last = [update[into] for update in updates if into in update]
+    assert last["visible"]
+    pictures: list[Any] = last["value"]
+    return pictures
 
 
 def test_the_embedded_model_draws_its_own_adapters(panel: ImagePanel, token: str) -> None:
     with pytest.raises(gr.Error):
         list(panel.on_draw(token, "", False, None, *TOLD))
+    panel.shared.desk(token).add(Source(path="loom:math"))
+    assert "On the desk: math. They are for a text model." in panel.on_desk(token)[panel.note]
     *_, updates = panel.on_bring(token)
     assert panel.shared.version in updates
     named = panel.on_desk(token)
