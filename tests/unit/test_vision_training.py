@@ -20,9 +20,11 @@ from studio.training.vision.fit import Group, fit, schedule
 from studio.training.vision.nets import Transformer
 from studio.training.vision.run import STAGES, Run
 from studio.training.vision.settings import TOY
+from studio.training.vision.single import read_single
 from studio.training.vision.stages import kinds
 from studio.vision import world
 from studio.vision.latents import pack, unpack
+from studio.vision.lorweb import PREFIX
 from studio.vision.pipeline import AnalogyModel, load_embedded
 
 CPU = torch.device("cpu")
@@ -43,6 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for factor in model.basis():
         torch.nn.init.normal_(factor, std=0.05)
     run._write_basis(model)
+    single = build(kinds(run.settings)["single-total"], run.foundation, run.settings, CPU)
+    for factor in single.basis():
+        torch.nn.init.normal_(factor, std=0.05)
+    run._write_single(single)
     return out
 
 
@@ -129,6 +135,25 @@ def test_written_and_trained_basis_are_the_same(folder: Path) -> None:
         torch.testing.assert_close(row, expected[name], atol=1e-5, rtol=1e-4)
         routed = trained.layers[name]
         torch.testing.assert_close(layer.stacked_up(), routed.up.detach() * routed.scale)
+
+
+def test_the_single_lora_is_written_as_an_adapter_of_the_model(folder: Path) -> None:
+    trained = Run(folder, replace(TOY, max_steps=3), CPU)._read_single()
+    adapter = read_single(folder)
+    assert load_embedded(folder).misfit(adapter) == ""
+    assert len(adapter.modules) == len(trained.layers)
+    for name, layer in trained.layers.items():
+        delta = torch.from_numpy(adapter.delta(PREFIX + name))
+        torch.testing.assert_close(delta, layer.scale * (layer.up @ layer.down).detach(), atol=1e-6, rtol=1e-4)
+
+
+def test_stages_side_by_side_lose_none_of_their_figures(tmp_path: Path) -> None:
+    first, second = (Run(tmp_path, TOY, CPU) for _ in range(2))
+    first._note("lorweb-0", {"steps": 1})
+    second._note("single-total-0", {"steps": 2})
+    first._score("lorweb-0", {})
+    assert second.results["fits"] == {"lorweb-0": {"steps": 1}, "single-total-0": {"steps": 2}}
+    assert list(second.results["scores"]) == ["lorweb-0"]
 
 
 def test_the_sampler_is_the_stock_pipeline_with_the_exported_lora(
