@@ -13,6 +13,9 @@ import numpy as np
 from bench.evidence.world import ROOT
 from studio.files import write_atomic
 from studio.text.intervals import Interval, Values, mean_interval, share_interval
+from studio.training.vision.evidence import headline
+from studio.training.vision.report import contenders
+from studio.vision.pipeline import EMBEDDED
 
 PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"
@@ -39,7 +42,7 @@ OTHERS = {
     "modality.md": "Routing by modality: the method",
     "evidence-vision.md": "Visual analogies",
 }
-"""Pages of evidence that others write; the ones that are there are linked."""
+"""Pages of evidence that others write."""
 
 RANDOM = "random LoRAs + CAT, 50"
 WITHOUT_EXAMPLES = ("uniform cat", "linear", "svd", "TIES", "DARE", "KnOTS", "LEGO", "sum")
@@ -229,9 +232,12 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def more() -> str:
-    """Links to the evidence that others wrote, where it is there."""
-    links = [f"- [{title}]({name})" for name, title in OTHERS.items() if (PAGE.parent / name).exists()]
-    return "\n## More evidence\n\n" + "\n".join(links) + "\n" if links else ""
+    """Visual analogies in short, and links to the evidence that others wrote."""
+    found = read_results(EMBEDDED / "results.json")
+    seconds = round(found["fits"]["lorweb-0"]["seconds"])
+    shown = ANALOGIES.format(seconds=seconds, contenders=contenders(found), headline=headline(found))
+    links = [f"- [{title}]({name})" for name, title in OTHERS.items()]
+    return f"\n{shown}\n## More evidence\n\n" + "\n".join(links) + "\n"
 
 
 def _counts(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,6 +313,15 @@ examples of each skill alone. {parts} parts, {minutes} CPU minutes on {device}, 
 defaults, but for AdaMerging: 50 steps at 1e-2, not 500 at 1e-3. A target LoRA has the adapters' rank, 200 steps at
 1e-3, the step that validates best; data mixing is one LoRA by the adapters' own recipe on both skills' data.
 Nothing was tuned on these questions, except what [the card](../assets/text/README.md) of the world tells."""
+ANALOGIES = """## Visual analogies: LoRWeB beside single LoRAs
+
+{seconds} s of training for each, PSNR in dB / right-transform accuracy, mean over seeds ± half their distance; from
+`assets/vision/results.json`. Sizes, the long runs and what is not known: [evidence-vision.md](evidence-vision.md).
+
+{contenders}
+
+{headline}
+"""
 UNMEASURED = "**Not measured yet**: `make evidence`."
 AXES = """Two axes, because one flatters: how well the merge does what nobody trained, and what it keeps of each
 adapter's own skill."""

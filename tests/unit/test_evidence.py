@@ -16,6 +16,7 @@ from bench.evidence.page import (
     columns,
     filled,
     found_in,
+    more,
     page,
     read_results,
     readme_table,
@@ -47,7 +48,7 @@ FULL = results(
 def test_the_pages_say_what_the_results_file_says() -> None:
     found = read_results()
     written = PAGE.read_text(encoding="utf-8")
-    assert written.startswith(page(found)), "run `python -m bench.evidence`"
+    assert written == page(found) + more(), "run `python -m bench.evidence`"
     links = re.findall(r"\]\(([^)#]+)\)", written)
     assert [link for link in links if not (PAGE.parent / link).exists()] == []
     readme = README.read_text(encoding="utf-8")
