@@ -73,8 +73,8 @@ items alone. Batch {batch}, {steps} steps where the name says nothing else, a ro
 weight of 2, but for Arrow with total 1, PEFT's own. *passes*: texts that the model reads in training. ReMix's are
 forward passes alone, each pair of item and selection once; by token or by layer nothing can be remembered, and every
 draw is read. Those of the softmax routers and X-LoRA have a backward pass, about three times the work, and X-LoRA reads
-each text twice. *right choice* and ESS are over decisions. Not measured: softmax routers with more steps, routers by
-token and by layer, and X-LoRA at other rates (`--part rates text` has them).
+each text twice. *right choice* and ESS are over decisions. Routers by token
+and by layer stand at the rate of their kind, not at one of their own, and were not measured with M = 8.
 
 {table}
 

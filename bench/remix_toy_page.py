@@ -78,9 +78,8 @@ and the frozen ones depend on the draw: over seeds a router finds all six pairs 
 its error jumps by a cluster's share; five pairs of six is the specified 83.5 % of M = 2. The rate's schedule makes no
 difference that could be seen. How large P begins makes much: with N(0, 0.4²) half of the ReMix runs lock, with
 M = 8 as with M = 2; with N(0, 0.02²) nine of ten find every pair. The specified 0.158 of the dense softmax was met by
-no seed at noise 0.5. In a first look of four seeds, not kept here, P from N(0, 0.02²), it came near at noise 1 (0.143,
-but ReMix M = 8 then at 0.027 instead of 0) and with weights that sum to 1 and outputs of variance 0.316 (0.138, ESS
-1.72; M = 8 at 0, but M = 2 as well, where 0.217 is specified). The top-k softmax's 0.0007 and 100 % came nearest with
-the small P: 0.0022 to 0.014 on four seeds of ten, above 0.18 on the others.
+no seed at noise 0.5; at noise 1 by all ten, but ReMix M = 8 then has 0.039 for 0; with weights that sum to 1 and
+outputs of variance 0.316 by nine, and M = 8 has its 0 with nine: the nearest reading, where the top-k softmax's 0.0007
+is met by two seeds of ten and the 0.217 of M = 2 by none, because it finds the pairs as M = 8 does.
 **No reading was found that puts every frozen row into its band.** The rows of trained experts lie near theirs.
 """
