@@ -331,7 +331,6 @@ BEFORE = """The first prototype's figures (another base, other adapters and ques
 LEGO = """Clusters of the units of MATH and SHOUT (16 in all); `canonical` units are singular directions, `aligned` ones
 have matching signs. LEGO's own rank is 8; k = 16 keeps every unit and only scales."""
 ADAPTIVE = """Recycling as its paper does: the 4 adapters that answer the examples best, leaky coefficients
-from zero, learned on 50 examples of MATH + SHOUT. The relevant pool is all embedded adapters (in some parts
-with two voices that no longer ship), the irrelevant one lacks MATH and SHOUT; "random" redraws every factor
-with the same spread; "+ target" puts the target LoRA in the pool; "the pair alone" spares the selection its
-choice, which no adapter that answers alone can win on a composition."""
+from zero, learned on 50 examples of MATH + SHOUT. The relevant pool is all embedded adapters, the irrelevant one
+lacks MATH and SHOUT; "random" redraws every factor with the same spread; "+ target" puts the target LoRA in the pool;
+"the pair alone" spares the selection its choice, which no adapter that answers alone can win on a composition."""
