@@ -1,6 +1,6 @@
 """Train the embedded visual-analogy model again, or any part of it.
 
-Needs one GPU for the real thing (an H200 takes about 15 minutes); `--toy` runs every stage in a minute on a CPU.
+Needs one GPU for the real thing (an H100 takes about half an hour); `--toy` runs every stage in a minute on a CPU.
 Nothing is downloaded: the pictures are drawn. Each stage writes what it made, and `--resume` goes on from there.
 """
 
