@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.marks import between
 from bench.synthetic import EMBEDDED, LLAMA_8B, Clock, adapter, machine
 from studio.adapter import Adapter, in_memory_module
 from studio.compose import BATCH, Sources, compose, recipe_for
@@ -92,11 +93,7 @@ def page_table(found: Mapping[str, Any]) -> str:
 
 def page(text: str) -> str:
     """docs/merging.md with the figures as the file has them; raises `ValueError` where the marks are gone."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE.name} has lost the marks of the GPU's figures")
-    return f"{before}{BEGIN}\n{page_table(json.loads(RESULTS.read_text()))}\n\n{END}{after}"
+    return between(text, BEGIN, END, f"\n{page_table(json.loads(RESULTS.read_text()))}\n\n", "the GPU's figures")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from bench.marks import between
 from studio.adapter import Adapter
 from studio.compose import Sources, compose, merge, recipe_for
 from studio.files import write_atomic
@@ -172,11 +173,7 @@ def _answers(row: Mapping[str, float] | None) -> str:
 
 def page(text: str) -> str:
     """docs/merging.md with the table as the figures have it; raises `ValueError` where its marks are gone."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE.name} has lost the marks of LEGO's figures")
-    return f"{before}{BEGIN}\n{page_table(json.loads(RESULTS.read_text()))}\n\n{END}{after}"
+    return between(text, BEGIN, END, f"\n{page_table(json.loads(RESULTS.read_text()))}\n\n", "LEGO's figures")
 
 
 def main() -> None:

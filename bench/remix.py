@@ -16,7 +16,7 @@ import torch
 from bench.remix_kept import figures, keep, kept
 from bench.remix_page import PAGE, page
 from bench.remix_text import rates_part, text_part
-from bench.remix_toy import readings
+from bench.remix_toy import ROUTERS, readings
 from studio.files import write_atomic
 from studio.routing.ess import bound_probability, collapse
 from studio.routing.router import Kind
@@ -24,12 +24,6 @@ from studio.routing.toy import make_toy, run_toy
 
 TOY_SEEDS = range(3)
 NORMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-TOY_ROUTERS: tuple[tuple[str, Kind, int], ...] = (
-    ("dense softmax", "softmax", 2),
-    ("top-k softmax", "topk", 2),
-    ("ReMix M=2", "remix", 2),
-    ("ReMix M=8", "remix", 8),
-)
 
 
 def main() -> None:
@@ -72,7 +66,7 @@ def collapse_part() -> None:
 def toy_part(only: Sequence[str] = ()) -> None:
     """The toy of routing.md 1.5 with every router, experts frozen and trained."""
     for setting in ("frozen", "trained"):
-        for name, kind, samples in TOY_ROUTERS:
+        for name, (kind, samples) in ROUTERS.items():
             if not only or f"{setting} {name}" in only:
                 runs = [toy_run(kind, samples, setting == "frozen", seed) for seed in TOY_SEEDS]
                 held = kept().get("toy", {})
@@ -82,13 +76,10 @@ def toy_part(only: Sequence[str] = ()) -> None:
 
 def readings_part(only: Sequence[str] = ()) -> None:
     """Frozen experts over ten seeds, with what the text leaves open read in several ways."""
-
-    def say(reading: str, router: str, runs: list[dict[str, float]]) -> None:
+    for reading, router, runs in readings():
         held = kept().get("readings", {})
         keep(readings=held | {reading: held.get(reading, {}) | {router: runs}})
         print(reading, router, [round(run["loss"], 4) for run in runs], flush=True)
-
-    readings(say)
 
 
 def toy_run(kind: Kind, samples: int, frozen: bool, seed: int) -> dict[str, Any]:

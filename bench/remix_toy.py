@@ -7,20 +7,21 @@ same toy for the product's own training loop, whose rate falls to zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from studio.routing.ess import effective_support
 from studio.routing.policy import best, log_policy, log_probability, sample
 from studio.routing.rloo import surrogate
+from studio.routing.router import Kind
 from studio.routing.toy import CHOSEN, EXPERTS, RANK, WIDTH, make_toy
 
 SEEDS = 10
 STEPS, BATCH, RATE, TRAIN_ROWS = 3000, 128, 3e-3, 4096
-ROUTERS: Mapping[str, tuple[str, int]] = {
+ROUTERS: Mapping[str, tuple[Kind, int]] = {
     "dense softmax": ("softmax", 2),
     "top-k softmax": ("topk", 2),
     "ReMix M=2": ("remix", 2),
@@ -117,15 +118,15 @@ def judged(batch: Batch, weight: Tensor, kind: str, total: float) -> list[dict[s
     test = Batch(batch.inputs[:, TRAIN_ROWS:], batch.products[:, TRAIN_ROWS:], batch.truth[:, TRAIN_ROWS:])
     log_q = log_policy(test.inputs @ weight.transpose(1, 2))
     weights = mixed(log_q, kind, total)
-    support = weights.sum(-1).square() / weights.square().sum(-1)
+    support = torch.from_numpy(effective_support(weights))
     found = (mixed(log_q, "remix", total) == test.truth).all(-1).float()
     columns = (value.mean(-1).tolist() for value in (test.error(weights), support, found))
     return [dict(zip(("loss", "support", "found"), row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def readings(say: Callable[[str, str, list[dict[str, float]]], Any]) -> None:
-    """Every router under every reading, told as each is done."""
+def readings() -> Iterator[tuple[str, str, list[dict[str, float]]]]:
+    """Every router under every reading, as each is done: (reading, router, runs)."""
     for name, reading in READINGS.items():
         batch = batch_of(reading)
         for router, (kind, samples) in ROUTERS.items():
-            say(name, router, run(batch, reading, kind, samples))
+            yield name, router, run(batch, reading, kind, samples)

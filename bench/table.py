@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.marks import between
 from studio.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
@@ -160,11 +161,7 @@ def table() -> str:
 
 def page(text: str) -> str:
     """The README with the table as the figures have it; raises `ValueError` where the marks are gone."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError("README.md has lost the marks of the table of speed")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return between(text, BEGIN, END, f"\n{table()}\n", "the table of speed")
 
 
 def _on_a_gpu() -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.evidence.world import ROOT
+from bench.marks import between
 from studio.files import write_atomic
 from studio.text.intervals import Interval, Values, mean_interval, share_interval
 from studio.training.vision.evidence import headline
@@ -282,9 +283,7 @@ def _two(found: Found, pair: str, row: str) -> str:
 
 def filled(readme: str, results: Mapping[str, Any]) -> str:
     """The README with its table, between its marks."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{readme_table(results)}{END}{after}"
+    return between(readme, BEGIN, END, readme_table(results), "the table of evidence")
 
 
 def write_pages(results: Mapping[str, Any]) -> None:

@@ -118,7 +118,7 @@ class Run:
             elif name == "single-total-0":
                 self._write_single(model)
             self._note(name, asdict(fitted))
-            self._score(name, {split: _means(row) for split, row in self._measure_all(model, VALIDATED).items()})
+            self._score(name, {split: means(row) for split, row in self._measure_all(model, VALIDATED).items()})
 
     def main(self) -> None:
         """Train the first LoRWeB on, from the weights that `compare` wrote."""
@@ -309,7 +309,7 @@ def contenders(settings: Settings) -> list[str]:
     return [f"{kind}-{seed}" for seed in SEEDS for kind in kinds(settings)]
 
 
-def _means(row: dict[str, Any]) -> dict[str, Any]:
+def means(row: dict[str, Any]) -> dict[str, Any]:
     """Measures without those by task, which nobody reads of a short run."""
     return {name: value for name, value in row.items() if name != "tasks"}
 

@@ -11,7 +11,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from studio.adapter import Adapter
 from studio.training.vision import report
 from studio.training.vision.data import as_bytes, as_floats
 from studio.training.vision.evaluate import SPLITS, draw_trials, measure, wrong_reference
 from studio.vision import world
-from studio.vision.pipeline import EMBEDDED, AnalogyModel, load_embedded
+from studio.vision.pipeline import EMBEDDED, AnalogyModel, Seen, load_embedded
 
 CPU = torch.device("cpu")
 
@@ -34,29 +35,29 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
-def to_pixels(picture: Image.Image) -> Tensor:
-    """The inverse of `to_picture`."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def as_picture_rows(*columns: Tensor) -> Iterator[list[Image.Image]]:
-    """The pictures of each analogy."""
-    return ([to_picture(pixels) for pixels in row] for row in zip(*columns, strict=True))
-
-
 @dataclass(frozen=True, eq=False)
 class ShippedPredictor:
-    """The studio's sampler as a predictor of `evaluate.measure`, one analogy at a time."""
+    """The studio's sampler as a predictor of `evaluate.measure`, one analogy at a time.
+
+    It draws by the basis, or where an `adapter` is given by that one LoRA for every analogy.
+    """
 
     model: AnalogyModel
     steps: int
+    adapter: Adapter | None = None
 
     def __call__(self, a: Tensor, a2: Tensor, b: Tensor, answer: Tensor) -> Tensor:
         """Generated b' of uint8 images; `answer` is not looked at."""
         drawn = []
-        for seed, pictures in enumerate(as_picture_rows(a, a2, b)):
-            drawn.append(to_pixels(self.model.analogy(*pictures, steps=self.steps, seed=seed)))
+        for seed, row in enumerate(zip(a, a2, b, strict=True)):
+            picture = self._draw(self.model.look(*map(to_picture, row)), seed)
+            drawn.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
         return as_floats(torch.stack(drawn))
+
+    def _draw(self, seen: Seen, seed: int) -> Image.Image:
+        if self.adapter is None:
+            return self.model.draw(seen, self.model.route(seen), steps=self.steps, seed=seed)
+        return self.model.draw_loras(seen, [(self.adapter, 1.0)], steps=self.steps, seed=seed)
 
 
 def measure_shipped(model: AnalogyModel, per_task: int, steps: int, seed: int = 5) -> None:

@@ -9,40 +9,20 @@ python -m studio.training.vision.single --model build/vision
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import studio
 from studio.adapter import Adapter, in_memory_module
 from studio.training.vision import files
-from studio.training.vision.data import as_floats
 from studio.training.vision.evaluate import SPLITS, draw_trials, measure
-from studio.training.vision.run import PARTS, SINGLE
-from studio.training.vision.shipped import CPU, as_picture_rows, to_pixels
+from studio.training.vision.run import PARTS, SINGLE, means
+from studio.training.vision.shipped import CPU, ShippedPredictor
 from studio.vision.lorweb import PREFIX
 from studio.vision.pipeline import STEPS, AnalogyModel, load_embedded
 
 _TRIAL_SEED = 7
-
-
-@dataclass(frozen=True, eq=False)
-class PlainPredictor:
-    """One LoRA for every analogy, as a predictor of `evaluate.measure`."""
-
-    model: AnalogyModel
-    adapter: Adapter
-
-    def __call__(self, a: Tensor, a2: Tensor, b: Tensor, answer: Tensor) -> Tensor:
-        """Generated b' of uint8 images; `answer` is not looked at."""
-        drawn = []
-        for seed, pictures in enumerate(as_picture_rows(a, a2, b)):
-            image = self.model.draw_loras(self.model.look(*pictures), [(self.adapter, 1.0)], steps=STEPS, seed=seed)
-            drawn.append(to_pixels(image))
-        return as_floats(torch.stack(drawn))
 
 
 def read_single(folder: Path) -> Adapter:
@@ -78,8 +58,7 @@ def _measured(model: AnalogyModel, adapter: Adapter, per_task: int) -> dict[str,
     found = {}
     for place, split in enumerate(SPLITS):
         trials = draw_trials(split, per_task, _TRIAL_SEED + place, CPU)
-        found[split] = measure(trials, PlainPredictor(model, adapter), model.vae.encoder)
-        del found[split]["tasks"]
+        found[split] = means(measure(trials, ShippedPredictor(model, STEPS, adapter), model.vae.encoder))
     return found
 
 
