@@ -71,7 +71,8 @@ def _either(p: torch.Tensor, low: tuple[float, float], high: tuple[float, float]
     return torch.where(p < 0.5, _range(p * 2, *low), _range(p * 2 - 1, *high))
 
 
-def _luminance(image: torch.Tensor) -> torch.Tensor:
+def luminance(image: torch.Tensor) -> torch.Tensor:
+    """The weight of each pixel's light to the eye, (batch, 1, h, w) of (batch, 3, h, w)."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=image.device)
     return (image * weights[None, :, None, None]).sum(1, keepdim=True)
 
@@ -169,11 +170,11 @@ def _invert(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def _grayscale(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    return _mix(image, _luminance(image).expand_as(image), _range(p[:, 0], 0.65, 1))
+    return _mix(image, luminance(image).expand_as(image), _range(p[:, 0], 0.65, 1))
 
 
 def _sepia(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    return _mix(image, _luminance(image) * _rgb(image, 1.08, 0.88, 0.62), _range(p[:, 0], 0.65, 1))
+    return _mix(image, luminance(image) * _rgb(image, 1.08, 0.88, 0.62), _range(p[:, 0], 0.65, 1))
 
 
 def _posterise(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -188,7 +189,7 @@ def _tint(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def _duotone(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    light = _luminance(image)
+    light = luminance(image)
     dark_end, light_end = _paint(p[:, 0], 0.85, 0.3), _paint(p[:, 1], 0.35, 1.0)
     return dark_end[:, :, None, None] * (1 - light) + light_end[:, :, None, None] * light
 
@@ -213,12 +214,12 @@ def _temperature(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def _saturate(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    grey = _luminance(image)
+    grey = luminance(image)
     return grey + (image - grey) * _pixelwise(_range(p[:, 0], 1.7, 3.0))
 
 
 def _bw_threshold(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    return ((_luminance(image) - _pixelwise(_range(p[:, 0], 0.35, 0.7))) * 22).sigmoid().expand_as(image)
+    return ((luminance(image) - _pixelwise(_range(p[:, 0], 0.35, 0.7))) * 22).sigmoid().expand_as(image)
 
 
 def _channel_swap(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -246,7 +247,7 @@ def _pixelate(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def _sketch(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    ink = _slopes(_luminance(image)) * _pixelwise(_range(p[:, 0], 2.2, 5.0))
+    ink = _slopes(luminance(image)) * _pixelwise(_range(p[:, 0], 2.2, 5.0))
     return (1 - ink).clamp(0, 1).expand_as(image)
 
 
@@ -259,7 +260,7 @@ def _emboss(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     angle, reach = p[:, 0] * 2 * math.pi, 1.3 / image.shape[-1]
     x, y = _xy(image)
     dx, dy = _maps(reach * angle.cos()), _maps(reach * angle.sin())
-    relief = _luminance(_sample(image, x + dx, y + dy) - _sample(image, x - dx, y - dy))
+    relief = luminance(_sample(image, x + dx, y + dy) - _sample(image, x - dx, y - dy))
     return 0.5 + relief.expand_as(image) * 1.4
 
 
@@ -274,7 +275,7 @@ def _halftone(image: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     x, y = _xy(image)
     turns = _maps(_range(p[:, 0], 9, 15)) * 2 * math.pi
     screen = torch.cos(x * turns) * torch.cos(y * turns)
-    return ((_luminance(image)[:, 0] - 0.5 + screen * 0.38) * 9).sigmoid()[:, None].expand_as(image)
+    return ((luminance(image)[:, 0] - 0.5 + screen * 0.38) * 9).sigmoid()[:, None].expand_as(image)
 
 
 # Overlays -------------------------------------------------------------------------------------------------------------
@@ -476,7 +477,7 @@ def _blur_bg(picture: Picture, p: torch.Tensor) -> torch.Tensor:
 
 
 def _colour_pop(picture: Picture, p: torch.Tensor) -> torch.Tensor:
-    return blend(_luminance(picture.image).expand_as(picture.image), picture.image, picture.mask)
+    return blend(luminance(picture.image).expand_as(picture.image), picture.image, picture.mask)
 
 
 def _cutout(picture: Picture, p: torch.Tensor) -> torch.Tensor:
@@ -501,7 +502,7 @@ def _bg_tint(picture: Picture, p: torch.Tensor) -> torch.Tensor:
 
 
 def _fg_grayscale(picture: Picture, p: torch.Tensor) -> torch.Tensor:
-    return blend(picture.image, _luminance(picture.image).expand_as(picture.image), picture.mask)
+    return blend(picture.image, luminance(picture.image).expand_as(picture.image), picture.mask)
 
 
 def _fg_invert(picture: Picture, p: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ parameters, to two independent scenes. Held out of training:
 - eight whole transforms (`UNSEEN`);
 - ordered pairs of seen transforms (`UNSEEN_PAIRS`).
 
-Training sees besides a third of the pairs that no split asks for (`WIDE_PAIRS`), so that it meets many different edits.
+Training sees besides a third of the pairs that no split asks for (`WIDE_PAIRS`), and seen edits inside a part of the
+picture (`REGIONAL`), so that it meets many different edits.
 
 Held-out pairs still occur in the other order, and their members occur alone: composition is what they test.
 """
@@ -19,6 +20,7 @@ from typing import Literal
 
 from studio.errors import LoomError
 from studio.late import torch
+from studio.vision.regions import regional
 from studio.vision.scenes import Picture, integers, render, sample_scene, uniform
 from studio.vision.transforms import PARAMETERS, TRANSFORMS
 
@@ -36,6 +38,8 @@ SEEN_PAIRS = tuple(pair for pair in PAIRS if pair not in frozenset(UNSEEN_PAIRS)
 _SECOND = tuple(name for name in SEEN if TRANSFORMS[name].reads == "pixels")
 _OTHERS = tuple((a, b) for a in SEEN for b in _SECOND if a != b and (a, b) not in frozenset(PAIRS))
 WIDE_PAIRS = _OTHERS[::3]  # for variety in training alone: a third of all other pairs of seen transforms
+REGIONAL = regional(SEEN)  # for variety in training alone
+_KNOWN = {**TRANSFORMS, **REGIONAL}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +58,11 @@ def check(task: Task) -> Task:
     Raises `LoomError` for unknown names, for more than two transforms and for a second one that needs more than pixels.
     """
     for name in task:
-        if name not in TRANSFORMS:
+        if name not in _KNOWN:
             raise LoomError(f"There is no transform {name!r}", next=f"choose from {', '.join(TRANSFORMS)}")
     if not 1 <= len(task) <= 2:
         raise LoomError(f"A task has one or two transforms, not {len(task)}")
-    if len(task) == 2 and TRANSFORMS[task[1]].reads != "pixels":
+    if len(task) == 2 and _KNOWN[task[1]].reads != "pixels":
         raise LoomError(f"{task[1]!r} cannot come second", "it edits the scene, and the first edit leaves only pixels")
     return task
 
@@ -84,9 +88,9 @@ def sample_parameters(count: int, generator: torch.Generator, mode: Mode) -> tor
 
 def edit(task: Task, picture: Picture, parameters: torch.Tensor) -> torch.Tensor:
     """The right answer: the task with parameters (batch, 1 or 2, PARAMETERS) done to the pictures."""
-    image = TRANSFORMS[task[0]](picture, parameters[:, 0])
+    image = _KNOWN[task[0]](picture, parameters[:, 0])
     for index, name in enumerate(task[1:], start=1):
-        image = TRANSFORMS[name].on_pixels(image, parameters[:, index])
+        image = _KNOWN[name].on_pixels(image, parameters[:, index])
     return image
 
 

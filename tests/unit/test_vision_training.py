@@ -107,8 +107,9 @@ def test_the_schedule_rises_and_falls() -> None:
 
 
 def test_the_bank_leaves_out_what_is_held_out() -> None:
-    bank = draw_bank(1, 1, 1, 2, seed=0, device=CPU)
-    assert len(bank) == len(world.SEEN) + len(world.SEEN_PAIRS) + len(world.WIDE_PAIRS)
+    amounts = replace(TOY, groups=1, pair_groups=1, wide_groups=1, region_groups=1, members=2)
+    bank = draw_bank(amounts, seed=0, device=CPU)
+    assert len(bank) == len(world.SEEN) + len(world.SEEN_PAIRS) + len(world.WIDE_PAIRS) + len(world.REGIONAL)
     from studio.training.vision.data import TRANSFORM_IDS
 
     held_out = {TRANSFORM_IDS[name] for name in world.UNSEEN}

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from studio.training.vision.nets import Autoencoder
+from studio.training.vision.settings import Settings
 from studio.vision import world
 from studio.vision.transforms import TRANSFORMS
 
-TRANSFORM_IDS = {name: index + 1 for index, name in enumerate(TRANSFORMS)}  # 0 is "none"
+_EDITS = {**TRANSFORMS, **world.REGIONAL}
+TRANSFORM_IDS = {name: index + 1 for index, name in enumerate(_EDITS)}  # 0 is "none"
 
 
 def as_bytes(images: Tensor) -> Tensor:
@@ -60,16 +62,17 @@ class Latents:
 
 
 @torch.no_grad()
-def draw_bank(groups: int, pair_groups: int, wide_groups: int, members: int, seed: int, device: torch.device) -> Bank:
-    """`groups` groups of every seen transform, `pair_groups` of every seen pair, `wide_groups` of every wide pair."""
-    generator = torch.Generator(device).manual_seed(seed)
-    plan: list[tuple[world.Task, int]] = [((name,), groups) for name in world.SEEN]
-    plan += [(pair, pair_groups) for pair in world.SEEN_PAIRS]
-    plan += [(pair, wide_groups) for pair in world.WIDE_PAIRS if wide_groups]
+def draw_bank(amounts: Settings, seed: int, device: torch.device) -> Bank:
+    """As many groups of every task of training as the settings say."""
+    generator, members = torch.Generator(device).manual_seed(seed), amounts.members
+    plan: list[tuple[world.Task, int]] = [((name,), amounts.groups) for name in world.SEEN]
+    plan += [(pair, amounts.pair_groups) for pair in world.SEEN_PAIRS]
+    plan += [(pair, amounts.wide_groups) for pair in world.WIDE_PAIRS if amounts.wide_groups]
+    plan += [((name,), amounts.region_groups) for name in world.REGIONAL if amounts.region_groups]
     before, after, tasks, parameters = [], [], [], []
     for task, count in plan:
         batch = world.draw(task, count, members, generator)
-        used = torch.tensor([[TRANSFORMS[name].parameters for name in (*task, *task)[:2]]], device=device)
+        used = torch.tensor([[_EDITS[name].parameters for name in (*task, *task)[:2]]], device=device)
         before.append(as_bytes(batch.before))
         after.append(as_bytes(batch.after))
         ids = [TRANSFORM_IDS[name] for name in task] + [0] * (2 - len(task))

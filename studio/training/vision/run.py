@@ -162,7 +162,7 @@ class Run:
     def bank(self) -> Bank:
         """The training pictures."""
         s = self.settings
-        return draw_bank(s.groups, s.pair_groups, s.wide_groups, s.members, _BANK_SEED + s.seed, self.device)
+        return draw_bank(s, _BANK_SEED + s.seed, self.device)
 
     @cached_property
     def codec(self) -> Codec:

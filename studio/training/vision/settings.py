@@ -20,6 +20,7 @@ class Settings:
     groups: int = 900
     pair_groups: int = 110
     wide_groups: int = 40
+    region_groups: int = 170
     members: int = 4
     batch: int = 256
     per_task: int = 24
@@ -48,6 +49,7 @@ TOY = Settings(
     groups=2,
     pair_groups=1,
     wide_groups=0,
+    region_groups=0,
     members=2,
     batch=8,
     per_task=1,
