@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of it."""
+"""Paths as people write them, and files written so that a reader sees the old one or the new one, never half of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
+
+from studio.errors import MissingFile
+
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes that the usual file systems take
+
+
+def local_path(text: str) -> Path:
+    """A path as a person wrote it, with the home folder filled in; nothing need be there.
+
+    Raises `MissingFile` for a text that no file system takes, where asking for it would raise something untyped.
+    """
+    try:
+        path = Path(text).expanduser()
+        whole, names = os.fsencode(path), [os.fsencode(name) for name in path.parts]
+    except (RuntimeError, UnicodeEncodeError) as error:  # no such user; half of a character
+        raise MissingFile(f"{text[:80]!r} is no path", str(error), "check the spelling") from error
+    if "\0" in text or len(whole) > _LONGEST_PATH or any(len(name) > _LONGEST_NAME for name in names):
+        raise MissingFile(f"{text[:80]!r} is no path", "it is too long or has a zero in it", "check the spelling")
+    return path
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from studio.adapter import Adapter
 from studio.compose import Sources, renamed_apart
 from studio.errors import BadRecipe, CannotMerge, MissingFile
-from studio.files import sha256
+from studio.files import local_path, sha256
 from studio.formats import open_adapter
 from studio.formats.bundle import split_selection
 from studio.recipe import Recipe, Source
@@ -65,7 +65,7 @@ def resolve(source: Source, *, workspace: Path | None = None, is_local: bool = T
         return _uploaded(name.removeprefix(UPLOAD), workspace)
     if not is_local:
         raise BadRecipe(f"{name} is a path", "this studio opens no files of its own machine", "upload the adapter")
-    return Path(path).expanduser()
+    return local_path(path)
 
 
 def _uploaded(name: str, workspace: Path | None) -> Path:

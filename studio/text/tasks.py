@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from studio.errors import LoomError, MissingFile
+from studio.files import local_path
 from studio.text.skills import SKILLS, Item, Split, items
 
 Kind = Literal["exact", "perplexity"]
@@ -81,7 +82,7 @@ def named_task(name: str, n: int = 100, seed: int = 1) -> Task:
         return skill_task(skill, split or "test", n, seed)  # type: ignore[arg-type]
     if name in voices():
         return voice_task(name).sample(n, seed)
-    path = Path(name).expanduser()
+    path = local_path(name)
     if not path.is_file():
         known = f"the skills: {', '.join([*SKILLS, *voices()])}"
         raise MissingFile(f"{name} is no skill and no file", known, "give one of them")

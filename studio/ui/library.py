@@ -13,6 +13,7 @@ import gradio as gr
 
 from studio.desk import MAX_SOURCES, Desk
 from studio.errors import LoomError
+from studio.files import local_path
 from studio.recipe import Source
 from studio.sources import EMBEDDED, UPLOAD, embedded_paths
 from studio.ui import views
@@ -148,7 +149,7 @@ def _own_choices() -> list[tuple[str, str]]:
 
 
 def _source(place: str, is_local: bool) -> Source:
-    path = Path(place).expanduser()
+    path = local_path(place)
     if _HUB_ID.fullmatch(place) and not (is_local and path.exists()):
         hub, _, revision = place.partition("@")
         return Source(hub=hub, revision=revision or None, name=hub.rpartition("/")[2])

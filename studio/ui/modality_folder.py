@@ -10,6 +10,7 @@ import gradio as gr
 
 from studio.adapter import Adapter
 from studio.errors import LoomError
+from studio.files import local_path
 from studio.formats import embedded_adapters, open_adapter
 from studio.formats.bundle import read_config
 from studio.formats.fused import split_projections
@@ -55,7 +56,7 @@ class FolderPart:
     def on_show(self, token: str, path: str | None, split: bool) -> Iterator[str]:
         """Open every adapter of the folder and compare them, module by module."""
         desk = self.shared.desk(token)
-        place = Path(path.strip()).expanduser() if desk.is_local and path and path.strip() else _EMBEDDED
+        place = local_path(path.strip()) if desk.is_local and path and path.strip() else _EMBEDDED
         job = Job(partial(_compared, place, split))
         while not job.wait(_PATIENCE):
             done, of, _ = job.progress

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import LoomError, NotAtHand, Refused
+from studio.files import local_path
 from studio.formats.names import looks_like_id
 from studio.late import diffusers, torch
 from studio.vision.attached import attach
@@ -99,7 +100,7 @@ def _whole(kind: Any, base: str, subfolder: str, dtype: torch.dtype) -> Any:
 
 def _check_kind(base: str) -> None:
     """Refuse what is neither a Hub id nor a folder of a FLUX.1-Kontext pipeline."""
-    folder = Path(base).expanduser()
+    folder = local_path(base)
     if not folder.is_dir():
         if not looks_like_id(base):
             raise NotAtHand(f"There is no base {base}", next="give a folder in diffusers' layout, or a Hub id")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import LoomError
+from studio.files import local_path
 
 _CARD = "README.md"
 _MAX_CARD = 1 << 20
@@ -55,7 +56,7 @@ def terms_of(source: str) -> Terms:
     known = _KNOWN.get(source.lower())
     if known:
         return Terms(source, *known)
-    path = Path(source).expanduser()
+    path = local_path(source)
     folder = path if path.is_dir() else path.parent if path.is_file() else None
     if folder is None:
         return Terms(source, "not known here", f"read https://huggingface.co/{source} first")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from studio.adapter import Adapter
 from studio.errors import Cancelled, LoomError, NotAtHand, Refused
+from studio.files import local_path
 from studio.formats.names import looks_like_id
 from studio.late import diffusers, torch
 from studio.vision.injected import Placed, injected, layers_of, place
@@ -113,10 +114,8 @@ def columns(sources: Sequence[tuple[Adapter, float]], merge: Adapter | None) -> 
 
 
 def grid(first: Adapter, second: Adapter, across: Sequence[float], down: Sequence[float]) -> list[list[Variant]]:
-    """Rows of pictures over two weights: the first adapter's across, the second's down."""
-    return [
-        [Variant(f"{first.name} {x:g}, {second.name} {y:g}", ((first, x), (second, y))) for x in across] for y in down
-    ]
+    """Rows of pictures over two weights, which are their captions: the first adapter's across, the second's down."""
+    return [[Variant(f"{x:.3g} · {y:.3g}", ((first, x), (second, y))) for x in across] for y in down]
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
@@ -138,8 +137,11 @@ def open_image_base(source: str, *, device: str = "", offload: bool = False) -> 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = _kind(source)
     dtype = torch.float32 if where == "cpu" else torch.bfloat16 if "Flux" in kind else torch.float16
+    folder = local_path(source)
     try:
-        pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(source, dtype=dtype)
+        pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
+            str(folder) if folder.is_dir() else source, dtype=dtype
+        )
     except Exception as error:  # gated, offline, or broken: the libraries' types are many
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise NotAtHand(f"{source} cannot be opened", reason, "give a folder in diffusers' layout") from error
@@ -153,7 +155,7 @@ def open_image_base(source: str, *, device: str = "", offload: bool = False) -> 
 
 def _kind(source: str) -> str:
     """The pipeline's class as the folder names it; empty for a Hub id."""
-    folder = Path(source).expanduser()
+    folder = local_path(source)
     if not folder.is_dir():
         if not looks_like_id(source):
             raise NotAtHand(f"There is no base {source}", next="give a folder in diffusers' layout, or a Hub id")

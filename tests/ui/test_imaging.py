@@ -39,7 +39,7 @@ def token(panel: ImagePanel) -> str:
 def drawn(updates: Iterator[dict[Any, Any]], into: Any) -> list[Any]:
     """The pictures as they stand at the end."""
     *_, last = [update[into] for update in updates if into in update]
-    assert last["visible"]
+    assert last["visible"]  # none of them before the first picture
     pictures: list[Any] = last["value"]
     return pictures
 
@@ -59,7 +59,7 @@ def test_the_embedded_model_draws_its_own_adapters(panel: ImagePanel, token: str
     colour, grey = (float(np.ptp(np.asarray(row[k][0], float), axis=2).mean()) for k in (0, 1))
     assert grey < 0.6 * colour  # the LoRA alone does its edit
     cells = drawn(panel.on_grid(token, "", False, "", *TOLD, "grayscale", "blur", 0, 1, 2), panel.grid)
-    assert [title for _, title in cells][1] == "grayscale 1, blur 0"
+    assert [title for _, title in cells][1] == "1 · 0"
     assert [picture.tobytes() for picture, _ in cells[:3]] == [picture.tobytes() for picture, _ in row[:3]]
     for wrong in (("blur", "blur", 0, 1, 2), ("blur", "none", 0, 1, 2), ("blur", "grayscale", None, 1, 2)):
         with pytest.raises(gr.Error):
@@ -80,6 +80,60 @@ def test_a_folder_of_diffusers_draws_ordinary_loras(panel: ImagePanel, token: st
     assert row[0][0].tobytes() != row[1][0].tobytes() == row[2][0].tobytes()  # one adapter at weight 1
     with pytest.raises(gr.Error, match=r"terms|tick the box"):
         list(panel.on_draw(token, "black-forest-labs/FLUX.1-Kontext-dev", False, None, *TOLD))
+
+
+def test_the_controls_are_those_of_the_base(panel: ImagePanel, token: str) -> None:
+    diffusion = (panel.prompt, panel.guidance, panel.size)
+    empty = panel.on_desk(token)
+    assert all(empty[control]["visible"] for control in diffusion)
+    assert not empty[panel.edit]["visible"]
+    assert empty[panel.steps] == 20
+    *_, _ = panel.on_bring(token)
+    ours = panel.on_desk(token, None, was_ours=False)
+    assert not any(ours[control]["visible"] for control in diffusion)
+    assert ours[panel.edit]["visible"]
+    assert ours[panel.steps] == 2
+    assert panel.steps not in panel.on_desk(token, None, was_ours=True)  # what the visitor chose stays
+    gated = panel.on_desk(token, "black-forest-labs/FLUX.1-Kontext-dev", was_ours=True)
+    assert gated[panel.accept]["visible"]
+    assert "non-commercial" in gated[panel.accept]["info"]
+    assert not ours[panel.accept]["visible"]
+    with pytest.raises(gr.Error, match="no path"):
+        panel.on_desk(token, "~nobody-of-that-name/" + "x" * 300)
+
+
+def test_a_base_that_cannot_be_opened_leaves_no_busy_note(panel: ImagePanel, token: str, tmp_path: Path) -> None:
+    list(panel.on_bring(token))
+    updates = panel.on_draw(token, str(tmp_path), False, None, *TOLD)
+    said = [next(updates)]
+    with pytest.raises(gr.Error, match=r"model_index\.json"):
+        said.extend(updates)
+    assert "Opening the base" in said[0][panel.note]
+    assert "Nothing was drawn" in said[-1][panel.note]
+    assert not said[-1][panel.halt]["interactive"]
+
+
+def test_a_drawing_can_be_stopped_and_its_pictures_stay(panel: ImagePanel, token: str) -> None:
+    list(panel.on_bring(token))
+    updates = panel.on_grid(token, "", False, "", *TOLD, "grayscale", "blur", 0, 1, 6)
+    shown: list[Any] = []
+    for update in updates:
+        if panel.grid in update and update[panel.grid]["value"]:
+            shown = update[panel.grid]["value"]
+            panel.on_halt(token)
+        last = update
+    assert 0 < len(shown) < 36
+    assert f"Stopped: {len(shown)} of 36" in last[panel.note]
+    assert not last[panel.halt]["interactive"]
+
+
+def test_a_newer_drawing_ends_the_older_and_keeps_its_own_words(panel: ImagePanel, token: str) -> None:
+    list(panel.on_bring(token))
+    older = panel.on_grid(token, "", False, "", *TOLD, "grayscale", "blur", 0, 1, 6)
+    next(older)
+    assert len(drawn(panel.on_draw(token, "", False, "", *TOLD), panel.row)) == 4
+    *_, last = older
+    assert panel.halt not in last
 
 
 def test_a_shared_studio_opens_no_bases(tmp_path: Path) -> None:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from studio.files import read_at_most, write_atomic
+from studio.errors import MissingFile
+from studio.files import local_path, read_at_most, write_atomic
+
+
+@given(st.text(max_size=400) | st.sampled_from(["~nobody/of/that/name", "\0", "x" * 256, "a/" * 3000, "\ud800"]))
+def test_a_text_is_a_path_that_can_be_asked_for_or_refused(text: str) -> None:
+    with suppress(MissingFile):
+        assert local_path(text).is_dir() in (True, False)
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-that-name", "a\0b", "é" * 200, "a/" * 3000])
+def test_texts_that_no_file_system_takes(text: str) -> None:
+    with pytest.raises(MissingFile, match="no path"):
+        local_path(text)
+
+
+def test_the_home_folder_is_filled_in() -> None:
+    assert local_path("~/x") == Path.home() / "x"
 
 
 def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:

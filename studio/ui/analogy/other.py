@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import LoomError
+from studio.files import local_path
 from studio.ui import views
 from studio.ui.analogy.models import Opened
 from studio.ui.analogy.room import Room
@@ -102,7 +103,7 @@ class OtherPanel:
         self._local(token)
         if not basis.strip():
             raise LoomError("No basis was named", next="give a LoRWeB folder or file")
-        file = find_lorweb(Path(basis.strip()).expanduser())
+        file = find_lorweb(local_path(basis.strip()))
         router = encoder.strip() or encoder_of(file)
         require_accepted([base.strip(), str(file), router], is_accepted, "read them, then tick the box")
         self.room.change(token, prompting=Prompting(prompt or "", guidance, int(side)))
@@ -153,6 +154,6 @@ def _open(base: str, file: Path, on_step: Any, **how: Any) -> Opened:
 def _encoder(basis: str) -> str:
     """The encoder that a basis names, where there is one to read yet."""
     try:
-        return encoder_of(find_lorweb(Path(basis.strip()).expanduser())) if basis.strip() else ""
+        return encoder_of(find_lorweb(local_path(basis.strip()))) if basis.strip() else ""
     except LoomError:
         return ""
