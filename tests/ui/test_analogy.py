@@ -161,7 +161,7 @@ def test_analogy_and_basis_open_in_compose(panel: AnalogyPanel, token: str) -> N
 
 def test_plain_loras_stand_beside(panel: AnalogyPanel, token: str) -> None:
     basis = panel.room.models.get().basis.basis
-    row = last(panel.beside.on_draw(token, 4))
+    row = last(panel.beside.on_draw(token, 4))["value"]
     assert [caption.split(":")[0] for _, caption in row] == [
         "no adapter", "one mix", "rank 4", f"rank {basis.size * basis.rank}",
     ]  # fmt: skip
@@ -174,7 +174,7 @@ def test_loras_of_the_desk_stand_beside_too(panel: AnalogyPanel, token: str) -> 
     room = panel.room.shared.desk(token)
     room.add(Source(path="loom:math"))  # a text adapter, which does not fit
     assert len(room.entries) == 2
-    row = last(panel.beside.on_draw(token, 4))
+    row = last(panel.beside.on_draw(token, 4))["value"]
     assert len(row) == 5
     assert row[4][1].startswith(room.entries[0].adapter.name)
     assert apart(row[4][0], row[3][0]) < 1

@@ -43,8 +43,9 @@ class BesidePanel:
             self.rank = gr.Slider(1, _MAX_RANK, 4, step=1, label="Rank to cut to", elem_id="beside-rank")
             self.draw = gr.Button("Draw them side by side", size="sm", elem_id="draw-beside")
         self.row = gr.Gallery(
-            label="The same b and noise", columns=4, height=200, allow_preview=False, elem_id="beside", buttons=[]
-        )
+            label="The same b and noise", columns=4, height="auto", allow_preview=False, elem_id="beside", buttons=[],
+            visible=False,
+        )  # fmt: skip
 
     def wire(self) -> None:
         """Connect the listener."""
@@ -63,10 +64,10 @@ class BesidePanel:
         for title, draw in columns.all():
             job = Job(draw)
             while not job.wait(_PATIENCE):
-                yield [*found]
+                yield gr.skip()
             picture = job.result()
             found.append((picture, _caption(title, picture, sitting)))
-            yield [*found]
+            yield gr.update(value=[*found], visible=True)
 
 
 @dataclass(frozen=True, eq=False)
