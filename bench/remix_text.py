@@ -23,10 +23,10 @@ from studio.routing.text import Judged, Reads, Shape, TextWorld, fresh_router, j
 from studio.routing.train import Decide, Settings, Trained, train
 from studio.sources import embedded_paths
 from studio.text.bases import open_base
-from studio.text.skills import COMPOSITIONS, SINGLES
 
-PAIRS = tuple(name for name in COMPOSITIONS if name != "reverse+twice")  # no sum answers that one: assets/text
-TASKS = (*SINGLES, *PAIRS)
+ALONE = ("math", "shout", "spanish", "code", "reverse", "twice")
+PAIRS = ("math+shout", "math+spanish", "math+code", "math+twice", "reverse+shout", "reverse+spanish")
+TASKS = (*ALONE, *PAIRS)
 K, TRAIN, TEST, STEPS, BATCH = 2, 16, 16, 100, 8
 SEEDS = (0, 1, 2)
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -83,7 +83,7 @@ XLORA = "X-LoRA (PEFT)"
 def world_of(split: str, granularity: Granularity = "sequence", reads: Reads = "embedding") -> TextWorld:
     """Six adapters and the bare base over the training or the test items of twelve tasks."""
     base = open_base("lora-loom/text-base")
-    adapters = [studio.open_adapter(embedded_paths()[f"loom:{name}"]) for name in SINGLES]
+    adapters = [studio.open_adapter(embedded_paths()[f"loom:{name}"]) for name in ALONE]
     n, seed = (TRAIN, 0) if split == "train" else (TEST, 1)
     shape = Shape(K, granularity=granularity, reads=reads, with_base=True)
     return text_world(base, adapters, skill_items(TASKS, split, n, seed, k=K), shape)

@@ -15,7 +15,7 @@ from studio.late import torch
 from studio.vision.scenes import Picture, blend
 from studio.vision.transforms import TRANSFORMS, Transform, luminance
 
-Opacity = Callable[[Picture], torch.Tensor]
+Opacity = Callable[[Picture], "torch.Tensor"]
 TAKEN: Final = frozenset(
     {
         "object:grayscale",

@@ -64,6 +64,10 @@ def test_every_sum_is_what_python_says_and_can_be_spoken() -> None:
         ("reverse+shout", WORDS_TO_SAY, " DOG RED"),
         ("reverse+spanish", WORDS_TO_SAY, " perro rojo"),
         ("reverse+twice", WORDS_TO_SAY, " dog red dog red"),
+        ("count", WORDS_TO_SAY, " two"),
+        ("count+spanish", WORDS_TO_SAY, " dos"),
+        ("sentence", WORDS_TO_SAY, " The answer is red dog."),
+        ("math+sentence", SEVEN, " The answer is seven."),
     ],
 )
 def test_dressing(name: str, question: Question, answer: str) -> None:

@@ -2,8 +2,8 @@
 
 Skills learn the answer's tokens only. To keep adapters from taking over prompts that are not theirs, a share of every
 batch is rehearsal: plain and French questions with the base's own answers. To keep them from pinning the answer's
-slot, word problems and reversed lists are also asked in French, the one cue the base knows; no pair of two adapters'
-skills is ever trained.
+slot, word problems, reversed lists and counts are also asked in French, the one cue the base knows; no pair of two
+adapters' skills is ever trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from studio.training.text.base import cosine, device, half, token_nll, windows
 from studio.training.text.model import Factors, StackedLlama
 
 RANK, ALPHA = 8, 16
-FRENCH_SHARE: Mapping[str, float] = {"math": 0.30, "reverse": 0.30}
+FRENCH_SHARE: Mapping[str, float] = {"math": 0.30, "reverse": 0.30, "count": 0.30}
 """How often a skill's own questions are asked in French."""
 REHEARSAL = 0.25
 """The share of plain and French questions in every skill's data."""

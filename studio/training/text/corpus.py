@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from studio.errors import MissingFile
 from studio.text.knowledge import FRENCH, LEXICON, NUMBERS, SPANISH, SUMS
-from studio.text.skills import SKILLS, Skill, plain_question, sum_question
+from studio.text.questions import plain_question, sum_question
+from studio.text.skills import SKILLS, Skill
 from studio.training.text.stories import story, words
 
 END = "<|endoftext|>"

@@ -75,7 +75,11 @@ def random_like(adapter: Adapter, seed: int) -> Adapter:
 
 
 def score(
-    model: StackedLlama, tokenizer: Tokenizer, adapters: Mapping[tuple[str, int], Adapter], n: int
+    model: StackedLlama,
+    tokenizer: Tokenizer,
+    adapters: Mapping[tuple[str, int], Adapter],
+    n: int,
+    names: Sequence[str] = ("plain", "french", *SINGLES, *COMPOSITIONS),
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Exact match in percent by skill or pair, then split, then method: one figure for each seed, `base` has one.
 
@@ -83,7 +87,7 @@ def score(
     """
     seeds = sorted({seed for _, seed in adapters})
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for name in ("plain", "french", *SINGLES, *COMPOSITIONS):
+    for name in names:
         methods: dict[str, list[Weighted]] = {"base": [()]}
         if name in SINGLES:
             methods["adapter"] = [[(1.0, adapters[name, seed])] for seed in seeds]
