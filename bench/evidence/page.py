@@ -303,12 +303,14 @@ def read_results(path: Path = RESULTS) -> dict[str, Any]:
 HEAD = """# Evidence
 
 The claims of the papers behind LoRA Loom, tested again on the embedded world, whether they hold or not. Written by
-`make evidence` from `bench/results/evidence.json`; no figure here is typed by hand.
+`make evidence` from `bench/results/evidence.json`; no result here is typed by hand.
 
 Exact answers in % of {composition} test questions of the composition (seen: sums of training in words never trained on;
 kept back: sums no adapter ever saw) and of {own} of each own skill, with 95 % bootstrap intervals over questions and
 seeds. "50" are {examples} examples of the composition, 40 to learn from and 10 to choose the step; "own data" are 100
-examples of each skill alone. {parts} parts, {minutes} CPU minutes on {device}, one thread. Settings are the studio's
+examples of each skill alone. {parts} parts, {minutes} CPU minutes on {device}, one thread. The adapters of
+other seeds and of data mixing are trained first, by `python -m bench.evidence.seeds`: an hour of CPU, 128 s on one H100
+with 16 cores (`--jobs 11`). Settings are the studio's
 defaults, but for AdaMerging: 50 steps at 1e-2, not 500 at 1e-3. A target LoRA has the adapters' rank, 200 steps at
 1e-3, the step that validates best; data mixing is one LoRA by the adapters' own recipe on both skills' data.
 Nothing was tuned on these questions, except what [the card](../assets/text/README.md) of the world tells."""

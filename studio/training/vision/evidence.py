@@ -49,6 +49,9 @@ LoRWeB and the single LoRA of equal total rank, both of seed 0 and trained on fo
 
 On seen transforms LoRWeB is ahead by {gap:.2f} dB, after {seconds} s it was {early:.2f} dB; {unseen}.
 
+The data hold, besides transforms and pairs, edits of a part of the picture; they came in after an earlier model had
+failed at one of the unseen transforms, and none is near one ([the card](../assets/vision/README.md#training)).
+
 ## Rates
 
 Tried for 30 s each on a smaller bank and an earlier base, PSNR on the validation set:

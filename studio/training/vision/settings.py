@@ -13,9 +13,9 @@ class Settings:
 
     autoencoder_seconds: float = 75
     encoder_seconds: float = 40
-    base_seconds: float = 240
+    base_seconds: float = 300
     compare_seconds: float = 60
-    main_seconds: float = 420
+    main_seconds: float = 540
 
     groups: int = 900
     pair_groups: int = 110
