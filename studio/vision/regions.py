@@ -12,8 +12,10 @@ from types import MappingProxyType
 from typing import Final
 
 from studio.late import torch
+from studio.vision.edits.transform import Transform
+from studio.vision.edits.vocabulary import luminance
 from studio.vision.scenes import Picture, blend
-from studio.vision.transforms import TRANSFORMS, Transform, luminance
+from studio.vision.transforms import TRANSFORMS
 
 Opacity = Callable[[Picture], "torch.Tensor"]
 TAKEN: Final = frozenset(

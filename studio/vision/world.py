@@ -20,9 +20,10 @@ from typing import Literal
 
 from studio.errors import LoomError
 from studio.late import torch
+from studio.vision.edits.transform import PARAMETERS
 from studio.vision.regions import regional
 from studio.vision.scenes import Picture, integers, render, sample_scene, uniform
-from studio.vision.transforms import PARAMETERS, TRANSFORMS
+from studio.vision.transforms import TRANSFORMS
 
 Task = tuple[str, ...]
 Mode = Literal["train", "between", "beyond", "all"]

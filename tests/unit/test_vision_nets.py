@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio.training.vision.nets import Autoencoder, AutoencoderConfig, Transformer, TransformerConfig, rotation
+from studio.training.vision.autoencoder import Autoencoder, AutoencoderConfig
+from studio.training.vision.transformer import Transformer, TransformerConfig, rotation
 from studio.vision.latents import all_positions, pack, positions, sigmas, strip, unpack
 
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from studio.training.vision.nets import Autoencoder, AutoencoderConfig
+from studio.training.vision.autoencoder import Autoencoder, AutoencoderConfig
 from studio.vision.score import perceptual, psnr, ssim
 
 

@@ -17,11 +17,11 @@ from studio.training.vision.data import draw_bank
 from studio.training.vision.editor import Editor
 from studio.training.vision.evaluate import draw_trials, wrong_reference
 from studio.training.vision.fit import Group, fit, schedule
-from studio.training.vision.nets import Transformer
 from studio.training.vision.run import STAGES, Run
 from studio.training.vision.settings import TOY
 from studio.training.vision.single import read_single
 from studio.training.vision.stages import kinds
+from studio.training.vision.transformer import Transformer
 from studio.vision import world
 from studio.vision.latents import pack, unpack
 from studio.vision.lorweb import PREFIX

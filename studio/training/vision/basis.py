@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from studio.training.vision.nets import Transformer
+from studio.training.vision.transformer import Transformer
 
 
 class RoutedLinear(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from studio.training.vision.nets import Autoencoder
+from studio.training.vision.autoencoder import Autoencoder
 from studio.training.vision.settings import Settings
 from studio.vision import world
 from studio.vision.transforms import TRANSFORMS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from studio.training.vision.basis import Routed
 from studio.training.vision.data import TRANSFORM_IDS, Codec, as_floats
-from studio.training.vision.nets import Rotation, Transformer, rotation
+from studio.training.vision.transformer import Rotation, Transformer, rotation
 from studio.vision.latents import all_positions, euler, pack, strip, unpack
 
 TEXT_TOKENS = 8

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from studio.training.vision.nets import AutoencoderConfig, TransformerConfig
+from studio.training.vision.autoencoder import AutoencoderConfig
+from studio.training.vision.transformer import TransformerConfig
 
 SHARD_BYTES = 14 * 2**20
 _WEIGHTS = "diffusion_pytorch_model"

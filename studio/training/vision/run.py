@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from studio.training.vision import files
+from studio.training.vision.autoencoder import Autoencoder
 from studio.training.vision.basis import Routed
 from studio.training.vision.data import TRANSFORM_IDS, Bank, Codec, as_floats, draw_bank, encode_bank
 from studio.training.vision.editor import AnalogySampler, InstructionSampler, Prompt
 from studio.training.vision.evaluate import SPLITS, Predict, Trial, draw_trials, measure, wrong_reference
 from studio.training.vision.fit import Fitted
-from studio.training.vision.nets import Autoencoder
 from studio.training.vision.report import catalogue
 from studio.training.vision.settings import Settings
 from studio.training.vision.stages import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from studio.training.vision.nets import AutoencoderConfig, TransformerConfig
+from studio.training.vision.autoencoder import AutoencoderConfig
+from studio.training.vision.transformer import TransformerConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from studio.training.vision.autoencoder import Autoencoder
 from studio.training.vision.basis import Routed, relation_encoder
 from studio.training.vision.data import TRANSFORM_IDS, Bank, Codec, Latents, as_floats
 from studio.training.vision.editor import TEXT_TOKENS, Editor, Instructions, Prompt, compile_parts, precision
 from studio.training.vision.files import State
 from studio.training.vision.fit import Fitted, Group, fit
-from studio.training.vision.nets import Autoencoder, Transformer
 from studio.training.vision.settings import Settings
+from studio.training.vision.transformer import Transformer
 from studio.vision.latents import strip
 
 # Autoencoder ----------------------------------------------------------------------------------------------------------
