@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path 
     for file in files:
         if file.suffix == ".zip":
             yield file.stem, _kept(file, workspace, None)
+        elif file.suffix == ".json" and not weights and not configs:
+            why = f"the only JSON of an adapter is {CONFIG}"
+            yield file.name, Refused(f"{file.name} says nothing by itself", why, "drop the weights")
         elif file.suffix not in {*WEIGHT_SUFFIXES, ".json"}:
             yield (
                 file.name,
@@ -47,8 +51,7 @@ def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:
     folder = workspace / f"{plain(file.stem)}-{digest}"
     if folder.is_dir():
         return folder
-    coming = workspace / f".{folder.name}"
-    shutil.rmtree(coming, ignore_errors=True)
+    coming = workspace / f".{folder.name}-{secrets.token_hex(4)}"  # its own: two clicks bring the same file at once
     coming.mkdir(parents=True)
     try:
         if file.suffix == ".zip":
@@ -60,7 +63,12 @@ def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:
     except LoomError as error:
         shutil.rmtree(coming, ignore_errors=True)
         return error
-    coming.rename(folder)
+    try:
+        coming.rename(folder)
+    except OSError:
+        shutil.rmtree(coming, ignore_errors=True)
+        if not folder.is_dir():  # the other click's is as good
+            raise
     return folder
 
 

@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.evidence.experiments import EXPERIMENTS, PAIRS
+from bench.evidence.experiments import EXPERIMENTS, MORE, PAIRS
 from bench.evidence.page import write_pages
 from bench.evidence.world import ROOT, SHIPPED, Size, World, adapters_of, folder_of, is_at_hand
 from studio.files import write_atomic
 from studio.text.bases import open_base
 from studio.text.folders import EMBEDDED
 
+EVERY = (*PAIRS, *MORE)
 PARTS = ROOT / "build" / "evidence"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"
 
@@ -86,7 +87,7 @@ def main() -> None:
     """Measure what is missing, then write the results and the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=[*PAIRS])
+    parser.add_argument("--pairs", nargs="+", choices=EVERY, default=[*EVERY])
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=[*EXPERIMENTS])
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--no-page", action="store_true", help="only measure; a later run writes results and pages")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import studio
-from bench.evidence.world import TARGETS, Rows, World, ensemble, folder_of, merged
+from bench.evidence.world import POOL, TARGETS, Rows, World, ensemble, folder_of, merged
 from studio.adapter import Adapter
 from studio.learning.adamerge import SETTINGS as ADAMERGE
 from studio.learning.adamerge import adamerge
@@ -21,6 +21,8 @@ from studio.text.score import Variant
 from studio.text.skills import items
 
 PAIRS = ("math+shout", "math+spanish", "math+code")
+MORE = ("count+shout", "count+spanish", "math+sentence")
+"""Pairs with the adapters that came later: merged and learned, by the shipped adapters alone."""
 TARGET_STEPS, TARGET_RATE = 200, 1e-3
 FORMS = ("raw", "canonical", "aligned")
 CLUSTERS = (4, 8, 12, 16)
@@ -121,9 +123,9 @@ def lego(world: World, pair: str) -> Rows:
 def recycled(world: World, pair: str, *, which: str, is_random: bool) -> Rows:
     """(c) Recycling from one pool, without and with the target LoRA in it; beside the target LoRA alone."""
     parts = pair.split("+")
-    pools = {
-        "relevant pool": list(world.adapters),
-        "irrelevant pool": [name for name in world.adapters if name not in parts],
+    pools: Mapping[str, Sequence[str]] = {
+        "relevant pool": POOL,
+        "irrelevant pool": [name for name in POOL if name not in parts],
         "the pair alone": parts,
     }
     pool: Sequence[Adapter] = [world.adapters[name] for name in pools[which]]
@@ -152,7 +154,7 @@ class Experiment:
     """A function of a world and a pair, and the pairs it is made for."""
 
     run: Callable[[World, str], Rows]
-    pairs: tuple[str, ...] = PAIRS
+    pairs: tuple[str, ...] = (*PAIRS, *MORE)
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -162,5 +164,5 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "controls": Experiment(controls),
     "lego": Experiment(lego, PAIRS[:1]),
     **{name: Experiment(run, PAIRS[:1]) for name, run in RECYCLED.items()},
-    "mixing": Experiment(mixing),
+    "mixing": Experiment(mixing, PAIRS),
 }

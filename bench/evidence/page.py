@@ -26,6 +26,12 @@ PAIRS = {
     "math+spanish": "MATH + SPANISH",
     "math+code": "MATH + CODE",
 }
+MORE = {
+    "count+shout": "COUNT + SHOUT",
+    "count+spanish": "COUNT + SPANISH",
+    "math+sentence": "MATH + SENTENCE",
+}
+EVERY = {**PAIRS, **MORE}
 COMPOSITION = ("fixed", "own", "few", "controls", "mixing")
 RECYCLED = ("real-relevant", "real-pair", "real-irrelevant", "random-relevant", "random-irrelevant")
 TITLES = {
@@ -156,7 +162,7 @@ def claims(results: Mapping[str, Any]) -> str:
     """Every claim at every pair: the paired difference in points, and a verdict."""
     lines = ["| claim | said by | on | difference, points | seeds | here |", "| --- | --- | --- | --- | --- | --- |"]
     for claim in CLAIMS:
-        for pair, title in PAIRS.items():
+        for pair, title in EVERY.items():
             found = found_in(results, pair, COMPOSITION)
             if {claim.better, claim.worse} <= set(found.outcomes):
                 tasks = list(columns(pair).values())
@@ -220,7 +226,7 @@ def prototype(results: Mapping[str, Any]) -> str:
 def page(results: Mapping[str, Any]) -> str:
     """docs/evidence.md, but for the links at its end."""
     sections = [HEAD.format(**_counts(results)), _seeds(results), "## (a) Compositions of two skills\n\n" + AXES]
-    for pair, title in PAIRS.items():
+    for pair, title in EVERY.items():
         found = found_in(results, pair, COMPOSITION)
         sections.append(f"### {title}\n\n{table(found, pair) if found.outcomes else UNMEASURED}")
     sections += ["### What holds\n\n" + CLAIMED + "\n\n" + claims(results)]
@@ -257,16 +263,16 @@ def _seeds(results: Mapping[str, Any]) -> str:
             f"{text}\n**All of them use the shipped adapters**: intervals do not hold the luck of training adapters, "
             "which\n[the card](../assets/text/README.md) has for the sum; `python -m bench.evidence.seeds` trains more."
         )
-    named = ", ".join(f"{PAIRS[pair]} {seed}" for pair, seed in own)
+    named = ", ".join(f"{EVERY[pair]} {seed}" for pair, seed in own)
     return f"{text} Adapters of their own training seed: {named}; the others use the shipped ones."
 
 
 def readme_table(results: Mapping[str, Any]) -> str:
     """The README's few rows: composition seen, and the mean of the own skills."""
     rows = (*WITHOUT_EXAMPLES, *FROM_OWN, "data mixing", "LoraHub, 50", "CAT, 50", "target LoRA, 50", RANDOM)
-    shown = {pair: found_in(results, pair, COMPOSITION) for pair in PAIRS}
+    shown = {pair: found_in(results, pair, COMPOSITION) for pair in EVERY}
     shown = {pair: found for pair, found in shown.items() if found.outcomes}
-    lines = [f"| composition / own skills kept, % | {' | '.join(PAIRS[pair] for pair in shown)} |"]
+    lines = [f"| composition / own skills kept, % | {' | '.join(EVERY[pair] for pair in shown)} |"]
     lines.append("| --- |" + " --- |" * len(shown))
     for row in rows:
         if any(row in found.outcomes for found in shown.values()):
@@ -305,14 +311,14 @@ HEAD = """# Evidence
 The claims of the papers behind LoRA Loom, tested again on the embedded world, whether they hold or not. Written by
 `make evidence` from `bench/results/evidence.json`; no result here is typed by hand.
 
-Exact answers in % of {composition} test questions of the composition (seen: sums of training in words never trained on;
-kept back: sums no adapter ever saw) and of {own} of each own skill, with 95 % bootstrap intervals over questions and
-seeds. "50" are {examples} examples of the composition, 40 to learn from and 10 to choose the step; "own data" are 100
-examples of each skill alone. {parts} parts, {minutes} CPU minutes on {device}, one thread. The adapters of
-other seeds and of data mixing are trained first, by `python -m bench.evidence.seeds`: an hour of CPU, 128 s on one H100
-with 16 cores (`--jobs 11`). Settings are the studio's
-defaults, but for AdaMerging: 50 steps at 1e-2, not 500 at 1e-3. A target LoRA has the adapters' rank, 200 steps at
-1e-3, the step that validates best; data mixing is one LoRA by the adapters' own recipe on both skills' data.
+Exact answers in % of {composition} test questions of the composition (seen: sums or lists of training in questions
+never trained on; kept back: those that no adapter ever saw) and of {own} of each own skill, with 95 % bootstrap
+intervals over questions and seeds. "50" are {examples} examples of the composition, 40 to learn from and 10 to choose
+the step; "own data" are 100 examples of each skill alone. {parts} parts, {minutes} CPU minutes on {device}, one
+thread. The adapters of other seeds and of data mixing are trained first, by `python -m bench.evidence.seeds`: an hour
+of CPU, 128 s on one H100 with 16 cores (`--jobs 11`). Settings are the studio's defaults, but for AdaMerging: 50
+steps at 1e-2, not 500 at 1e-3. A target LoRA has the adapters' rank, 200 steps at 1e-3, the step that validates best;
+data mixing is one LoRA by the adapters' own recipe on both skills' data.
 Nothing was tuned on these questions, except what [the card](../assets/text/README.md) of the world tells."""
 ANALOGIES = """## Visual analogies: LoRWeB beside single LoRAs
 
@@ -325,7 +331,8 @@ ANALOGIES = """## Visual analogies: LoRWeB beside single LoRAs
 """
 UNMEASURED = "**Not measured yet**: `make evidence`."
 AXES = """Two axes, because one flatters: how well the merge does what nobody trained, and what it keeps of each
-adapter's own skill."""
+adapter's own skill. The first three pairs were looked at when the world was made; the last three came with two later
+adapters, and nothing was changed after they were measured."""
 CLAIMED = """Paired differences on the same questions, over both parts of an axis; *holds* means that the interval lies
 above zero. One small world with easy skills: a claim that fails here may hold elsewhere, and the other way round."""
 BEFORE = """The first prototype's figures (another base, other adapters and questions) → ours; and what was aimed at."""

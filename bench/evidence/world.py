@@ -21,7 +21,7 @@ from studio.text.skills import items
 from studio.text.tasks import Task, skill_task
 
 POOL = ("code", "math", "recipes", "reverse", "shakespeare", "shout", "spanish", "twice")
-"""The adapters of the experiments; `count` and `sentence` were trained after them and are not in their pools."""
+"""The adapters that recycling chooses from; `count` and `sentence` came after those experiments."""
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = 0
 """The adapters' seed that is in assets/text."""
@@ -91,9 +91,9 @@ def folder_of(name: str, seed: int) -> Path | None:
 
 
 def adapters_of(seed: int) -> dict[str, Adapter]:
-    """The adapters of the experiments, those that were trained with this seed in place of the shipped."""
-    shipped = embedded_paths()
-    return {name: studio.open_adapter(folder_of(name, seed) or shipped[f"loom:{name}"]) for name in POOL}
+    """The embedded adapters, those that were trained with this seed in place of the shipped."""
+    shipped = {path.removeprefix("loom:"): folder for path, folder in embedded_paths().items()}
+    return {name: studio.open_adapter(folder_of(name, seed) or folder) for name, folder in shipped.items()}
 
 
 def is_at_hand(pair: str, seed: int) -> bool:

@@ -101,9 +101,7 @@ class ImagePanel:
             0, 15, 5, step=0.5, label="Guidance", info="how closely to the prompt", elem_id="image-guidance"
         )
         self.size = gr.Slider(0, 1536, 0, step=64, label="Pixels", info="0: the base's own", elem_id="image-size")
-        self.seed = gr.Number(
-            0, label="Seed", info="of the noise", precision=0, minimum=0, maximum=1 << 31, elem_id="image-seed"
-        )
+        self.seed = gr.Number(0, label="Seed", info="of the noise", precision=0, elem_id="image-seed")
 
     def _build_pictures(self) -> None:
         with gr.Row():
@@ -266,6 +264,10 @@ class ImagePanel:
         named = _base_of(desk.adapters, asked.base)
         if named == BASE:
             return True, partial(self.bases.embedded, asked.edit if asked.edit in catalogue() else "", 0)
+        if named == TEXT:
+            raise LoomError(
+                "These adapters are for a text model", next="press “Bring two adapters to try”, or put others"
+            )
         if not named:
             raise LoomError(
                 "The adapters do not name their base", next="give a folder of diffusers' layout, or a Hub id"

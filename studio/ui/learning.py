@@ -19,6 +19,7 @@ from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.learning.ways import WAYS, Order
 from studio.ui import asked, curves, views
+from studio.ui.fields import number, whole
 from studio.ui.panel import EDIT, PRIVATE, Shared, told, told_while
 from studio.ui.run_room import RunRoom
 from studio.ui.training import Training, open_base
@@ -66,7 +67,7 @@ class LearningPanel(RunRoom[Training]):
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.runs = shared.trainings
+        self.runs, self.filled = shared.trainings, gr.State(False)
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="learning"):
                 self._build_choice()
@@ -109,24 +110,24 @@ class LearningPanel(RunRoom[Training]):
                 [(text, id) for id, text in _INITS.items()], value="constant", label="Start", elem_id="init"
             )
             with gr.Row():
-                self.rate = gr.Number(5e-2, label="Learning rate", minimum=1e-6, maximum=10, elem_id="rate")
-                self.steps = gr.Number(100, label="Steps", precision=0, minimum=1, maximum=5000, elem_id="learn-steps")
+                self.rate = gr.Number(5e-2, label="Learning rate", elem_id="rate")
+                self.steps = gr.Number(100, label="Steps", precision=0, elem_id="learn-steps")
             with gr.Row():
-                self.batch = gr.Number(8, label="Batch", precision=0, minimum=1, maximum=256)
-                self.l1 = gr.Number(0, label="L1", info="Pulls coefficients to 0.", minimum=0, maximum=10)
-                self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                self.batch = gr.Number(8, label="Batch", precision=0)
+                self.l1 = gr.Number(0, label="L1", info="Pulls coefficients to 0.")
+                self.seed = gr.Number(0, label="Seed", precision=0)
 
     # Listening -------------------------------------------------------------------------------------------------------
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect the listeners; tasks are listed, and a run that goes on is shown, when `tab` is opened."""
         token = self.shared.token
-        shown = [self.state, self.heat, self.curve, self.start, self.halt, self.more]
+        shown = [self.state, self.heat, self.curve, self.start, self.halt, self.more, self.filled]
         every = [*shown, *self.shared.controls()]
         knobs = [self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1, self.seed]
         given = [token, self.way, self.examples, self.count, *knobs, self.keep, self.by, self.pooled]
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
-        tab.select(self.on_open, [token, self.examples], [self.examples, *every], **live)
+        tab.select(self.on_open, [token, self.examples, self.filled], [self.examples, *every], **live)
         self.way.input(self.on_way, [self.way], [self.recycling, self.shape, self.grain, self.rate, self.steps], **EDIT)
         self.upload.upload(self.on_upload, [token, self.upload], self.examples, **PRIVATE)
         self.start.click(self.on_learn, given, every, **live)
@@ -134,7 +135,7 @@ class LearningPanel(RunRoom[Training]):
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
 
     @told_while
-    def on_open(self, token: str, chosen: str | None) -> Iterator[dict[Any, Any]]:
+    def on_open(self, token: str, chosen: str | None, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: what there is to learn from, and the run if one goes on."""
         desk = self.shared.desk(token)
         listed = asked.choices(desk, ("train",))
@@ -143,8 +144,7 @@ class LearningPanel(RunRoom[Training]):
         run = self.runs.get(token)
         first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
         yield {self.examples: gr.update(choices=listed, value=value), **first}
-        if run is not None and run.is_going:
-            yield from self.follow(token, run)
+        yield from self.reopened(token, is_filled)
 
     @told
     def on_way(self, way: str) -> dict[Any, Any]:
@@ -171,9 +171,14 @@ class LearningPanel(RunRoom[Training]):
     @told_while
     def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        desk, former = self.shared.desk(token), self.runs.get(token)
-        if former is not None and former.is_going:
-            raise LoomError("A run is under way", next="stop it first")
+        with self.runs.beginning(token):
+            self.free(token)
+            run = self._ordered(self.shared.desk(token), *given)
+            self.runs.put(token, run)
+        yield from self.follow(token, run)
+
+    def _ordered(self, desk: Desk, *given: Any) -> Training:
+        """The run that the controls spell."""
         if not desk.recipe.sources:
             raise LoomError("There is nothing to learn", "no adapter is on the desk", "add one, or start from a preset")
         way, examples, count, *knobs = given
@@ -184,11 +189,10 @@ class LearningPanel(RunRoom[Training]):
             raise LoomError(
                 "The desk is full", "a target LoRA would be the 17th", "remove an adapter, or do without it"
             )
-        items = asked.task(desk, examples, _whole("The number of examples", count, 1, 10_000), order.seed)
+        items = asked.task(desk, examples, whole("The number of examples", count, 1, 10_000), order.seed)
         if items.kind != "exact":
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
-        run = Training(desk, partial(open_base, self.shared.rooms, desk), split(items.items, seed=order.seed), order)
-        yield from self.begin(token, run)
+        return Training(desk, partial(open_base, self.shared.rooms, desk), split(items.items, seed=order.seed), order)
 
     def picture(self, run: Training) -> dict[Any, Any]:
         """What a run looks like now."""
@@ -203,7 +207,11 @@ class LearningPanel(RunRoom[Training]):
     def finished(self, token: str, run: Training) -> dict[Any, Any]:
         """What was learned is on the desk: say what it means, and set every control by it."""
         desk = self.shared.desk(token)
-        return {**self.shared.refresh(desk), self.state: _told(run, desk)}
+        return {**self.shared.refresh(desk), **self.left(run)}
+
+    def left(self, run: Training) -> dict[Any, Any]:
+        """What was learned, in words."""
+        return {self.state: _told(run, run.desk)}
 
 
 def _told(run: Training, desk: Desk) -> str:
@@ -247,21 +255,9 @@ def _order(
     for what, (value, known) in choices.items():
         if not isinstance(value, str) or value not in known:
             raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
-    many, first = _whole("Steps", steps, 1, 5000), _whole("The seed", seed, 0, 2**31 - 1)
-    schedule = Schedule(_number("The rate", rate), many, _whole("The batch", batch, 1, 256), seed=first)
-    settings = Settings(shape, grain, init=init, l1=_number("L1", l1), schedule=schedule)
+    many, first = whole("Steps", steps, 1, 5000), whole("The seed", seed, 0, 2**31 - 1)
+    schedule = Schedule(number("The rate", rate, 0, 10), many, whole("The batch", batch, 1, 256), seed=first)
+    settings = Settings(shape, grain, init=init, l1=number("L1", l1, 0, 10), schedule=schedule)
     target = TargetSettings(schedule=Schedule(3e-4, 400, seed=first)) if way == "recycle" and pooled else None
     unlabelled = replace(UNLABELLED, granularity=grain, parameterisation=shape, schedule=schedule)
-    return Order(way, settings, _whole("Adapters to select", keep, 1, 16), by, target, many, unlabelled)
-
-
-def _number(what: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1e4:
-        raise LoomError(f"{what} is {value!r}", "it is a number from 0 up", "give a number")
-    return float(value)
-
-
-def _whole(what: str, value: Any, low: int, high: int) -> int:
-    if not isinstance(value, (int, float)) or value != value or not low <= value <= high:
-        raise LoomError(f"{what} is {value!r}", f"it is a whole number from {low} to {high}", "give such a number")
-    return int(value)
+    return Order(way, settings, whole("Adapters to select", keep, 1, 16), by, target, many, unlabelled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,9 @@ from studio.errors import Cancelled, LoomError
 from studio.merging import Method, method_by_id, methods
 from studio.report import Report
 from studio.ui import views
+from studio.ui.fields import held
 from studio.ui.knobs import NARROW, WIDE, knob_control, knob_update, weight_slider, weight_update
-from studio.ui.panel import EDIT, PRIVATE, Job, Shared, told, told_while
+from studio.ui.panel import EDIT, PRIVATE, SLIDE, Job, Shared, told, told_while
 
 _PATIENCE = 0.3  # seconds until a merge shows its progress
 _HIDDEN = gr.update(visible=False)
@@ -53,7 +54,7 @@ class MixerPanel:
                 -NARROW, NARROW, 1, step=0.01, label="Scale (λ)", info="Multiplies the whole result.", elem_id="scale"
             )
             self.wide = gr.Checkbox(label="Wide range: weights up to ±15", elem_id="wide")
-            self.seed = gr.Number(0, label="Seed", info="For methods that draw at random.", precision=0, minimum=0)
+            self.seed = gr.Number(0, label="Seed", info="For methods that draw at random.", precision=0)
             self.extras = gr.Dropdown(
                 label="Heads, biases and other full tensors",
                 info="Carried whole from one source, or dropped.",
@@ -112,10 +113,13 @@ class MixerPanel:
         token, version = self.shared.token, self.shared.version
         self.method.input(self.on_method, [token, self.method], self.shared.controls(), **EDIT)
         for index, slider in enumerate(self.weights):
-            slider.input(partial(self.on_weight, index), [token, slider], version, **EDIT)
+            edit = partial(self.on_slid, slider, partial(self.on_weight, index))
+            slider.input(edit, [token, slider, self.wide], [version, slider], **SLIDE)
         for (id, name), control in self.knobs.items():
             control.input(partial(self.on_knob, id, name), [token, control], version, **EDIT)
-        for name, control in {"scale": self.scale, "seed": self.seed, "other_bases": self.other_bases}.items():
+        scale = partial(self.on_slid, self.scale, partial(self.on_field, "scale"))
+        self.scale.input(scale, [token, self.scale, self.wide], [version, self.scale], **SLIDE)
+        for name, control in {"seed": self.seed, "other_bases": self.other_bases}.items():
             control.input(partial(self.on_field, name), [token, control], version, **EDIT)
         self.extras.input(self.on_extras, [token, self.extras], version, **EDIT)
         self.wide.input(self.on_wide, [self.wide], [*self.weights, self.scale], **EDIT)
@@ -140,6 +144,18 @@ class MixerPanel:
         desk.edit(f"method {id}", method=id, knobs={})
         return self.shared.refresh(desk)
 
+    def on_slid(
+        self, slider: gr.Slider, edit: Callable[[str, float], int], token: str, value: Any, is_wide: bool
+    ) -> dict[Any, Any]:
+        """A slider was dragged, or a number typed beside it: it widens for a far one, and shows what the recipe has."""
+        wanted = held(value, -WIDE, WIDE)
+        updates: dict[Any, Any] = {self.shared.version: edit(token, wanted)}
+        if abs(wanted) > (WIDE if is_wide else NARROW):
+            updates[slider] = gr.update(value=wanted, minimum=-WIDE, maximum=WIDE)
+        elif wanted != value:
+            updates[slider] = gr.update(value=wanted)
+        return updates
+
     @told
     def on_weight(self, index: int, token: str, value: float) -> int:
         """A weight slider moved."""
@@ -162,7 +178,7 @@ class MixerPanel:
         """Scale, seed, or leave for other bases."""
         desk = self.shared.desk(token)
         if value is None:
-            raise LoomError(f"{name} is empty", next="give a number")
+            raise LoomError(f"The {name} is empty", next="give a number")
         desk.edit(name.replace("_", " "), **{name: value})
         return desk.version
 

@@ -157,8 +157,9 @@ class ModalityPanel:
         self.make.click(self.on_make, [self.name, self.draws], [self.sound, self.draws], **PRIVATE)
         self.use.click(self.on_painted, [self.canvas], self.image, **PRIVATE)
         asked = [token, self.question, *given]
-        self.ask.click(self.on_ask, [*asked, self.lines], [self.state, self.answer, self.lines, self.log], **PRIVATE)
-        self.compare.click(self.on_compare, asked, [self.state, self.answer], **PRIVATE)
+        quiet: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}  # the state says what goes on
+        self.ask.click(self.on_ask, [*asked, self.lines], [self.state, self.answer, self.lines, self.log], **quiet)
+        self.compare.click(self.on_compare, asked, [self.state, self.answer], **quiet)
         self.folder.wire()
 
     @told_while
@@ -222,7 +223,11 @@ class ModalityPanel:
         example = example_of(question, image, sound)
         decision = decided(example.inputs, route)
         yield {self.state: views.message("Thinking…", "busy")}
-        (said,) = self.store.load().answer([example], decision.adapter)
+        try:
+            (said,) = self.store.load().answer([example], decision.adapter)
+        except LoomError:
+            yield {self.state: views.message("Nothing was answered.", "refused")}
+            raise
         lines = [f"{decision.said}: {question.strip()[:60]} — {said.strip()[:60]}", *lines][:_LOGGED]
         yield {
             self.state: "",
@@ -240,7 +245,11 @@ class ModalityPanel:
         example = example_of(question, image, sound)
         yield {self.state: views.message("Asking four ways…", "busy")}
         mixture, ways = self.store.load(), [name for name in _ROUTES if name != _RULE]
-        said = {name: mixture.answer([example], decided(example.inputs, name).adapter)[0] for name in ways}
+        try:
+            said = {name: mixture.answer([example], decided(example.inputs, name).adapter)[0] for name in ways}
+        except LoomError:
+            yield {self.state: views.message("Nothing was answered.", "refused")}
+            raise
         follow = decided(example.inputs, _RULE).adapter
         yield {self.state: "", self.answer: html.every_way(said, follow or "base alone")}
 

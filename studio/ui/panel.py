@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Generic, Protocol, TypeVar
@@ -23,6 +25,9 @@ Work = TypeVar("Work")
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # An edit answers at once and is followed by the results; of a fast drag only the last position counts.
 EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 20}
+# The number beside a slider takes any text. Gradio's own check stops the edit while the page shows the nearest end, so
+# what was typed reaches the handler, which brings it in as the page does: see `slid`.
+SLIDE: dict[str, Any] = {**EDIT, "preprocess": False}
 
 
 class Latest(Generic[Work]):
@@ -31,6 +36,20 @@ class Latest(Generic[Work]):
     def __init__(self, capacity: int = 200) -> None:
         self._capacity, self._lock = capacity, threading.Lock()
         self._kept: OrderedDict[str, Work] = OrderedDict()
+        self._beginning: set[str] = set()
+
+    @contextmanager
+    def beginning(self, token: str) -> Iterator[None]:
+        """While a visitor's work is being made, a second click makes no second one: it is refused."""
+        with self._lock:
+            if token in self._beginning:
+                raise LoomError("This is being started already", next="wait a moment")
+            self._beginning.add(token)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._beginning.discard(token)
 
     def get(self, token: str) -> Work | None:
         """The visitor's work, if there is some."""
@@ -134,8 +153,11 @@ def told_while(handler: Handler) -> Handler:
 
 
 def as_message(error: LoomError) -> gr.Error:
-    """A typed error as the page's own message. All of it is in the text: Gradio's toasts show no title but "Error"."""
-    return gr.Error(str(error), duration=12, print_exception=False)
+    """A typed error as the page's own message. All of it is in the text: Gradio's toasts show no title but "Error".
+
+    They show HTML, and names in the text come from strangers' files.
+    """
+    return gr.Error(html.escape(str(error), quote=False), duration=12, print_exception=False)
 
 
 class Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from studio.adapter import Adapter
@@ -49,6 +50,7 @@ class Routing:
     history: list[tuple[int, Measures]] = field(default_factory=list)
     said: str = "Waiting for a free place: others are learning too"
     trained: Trained | None = None
+    file: Path | None = None
     lesson: Lesson | None = None
 
     def __post_init__(self) -> None:

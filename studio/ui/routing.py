@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
 
+from studio.desk import Desk
 from studio.errors import LoomError
 from studio.learning.fit import Schedule
 from studio.routing.answer import Writing, write
 from studio.routing.ess import collapse
+from studio.routing.measures import Measures
 from studio.routing.router import BASE, Granularity, Kind, load_router
 from studio.routing.text import Reads, Shape
 from studio.routing.train import Settings
 from studio.text.decoding import Decoding
 from studio.text.skills import SKILLS
 from studio.ui import asked, routing_html, views
+from studio.ui.fields import number, whole
 from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
 from studio.ui.plots import GREY, PALETTE
 from studio.ui.routed import Order, Ready, Routing, choices, fitting, labelled, opened
-from studio.ui.routing_beside import BesidePart, number, whole
+from studio.ui.routing_beside import BesidePart
 from studio.ui.run_room import RunRoom
 from studio.ui.training import open_base
 
@@ -60,6 +63,7 @@ class RoutingPanel(RunRoom[Routing]):
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.runs = Latest[Routing](20)  # each holds its world
+        self.filled = gr.State(False)
         self.ready: Latest[Ready] = Latest()
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="routing"):
@@ -88,9 +92,7 @@ class RoutingPanel(RunRoom[Routing]):
             [(text, id) for id, text in _KINDS.items()], value="remix", label="Router", elem_id="route-kind"
         )
         with gr.Row():
-            self.k = gr.Number(
-                2, label="k, adapters a choice", precision=0, minimum=1, min_width=100, elem_id="route-k"
-            )
+            self.k = gr.Number(2, label="k, adapters a choice", precision=0, min_width=100, elem_id="route-k")
             self.count = gr.Number(
                 20,
                 label="Items of each task",
@@ -113,18 +115,14 @@ class RoutingPanel(RunRoom[Routing]):
             self.reads = gr.Dropdown([(t, id) for id, t in _READS.items()], value="embedding", label="It reads")
         self.with_base = gr.Checkbox(True, label="The bare base is a choice", info="So one skill may be enough.")
         with gr.Row():
-            self.samples = gr.Number(
-                4, label="M", info="draws an item", precision=0, minimum=2, maximum=64, min_width=90
-            )
-            self.entropy = gr.Number(0.01, label="Entropy", info="bonus", minimum=0, maximum=10, min_width=90)
+            self.samples = gr.Number(4, label="M", info="draws an item", precision=0, min_width=90)
+            self.entropy = gr.Number(0.01, label="Entropy", info="bonus", min_width=90)
             self.omega = gr.Number(1.0, label="ω", info="weight when chosen", min_width=90)
         with gr.Row():
-            self.rate = gr.Number(0.1, label="Rate", minimum=1e-6, maximum=10, min_width=70)
-            self.steps = gr.Number(
-                100, label="Steps", precision=0, minimum=1, maximum=5000, min_width=70, elem_id="route-steps"
-            )
-            self.batch = gr.Number(8, label="Batch", precision=0, minimum=1, maximum=256, min_width=70)
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=70)
+            self.rate = gr.Number(0.1, label="Rate", min_width=70)
+            self.steps = gr.Number(100, label="Steps", precision=0, min_width=70, elem_id="route-steps")
+            self.batch = gr.Number(8, label="Batch", precision=0, min_width=70)
+            self.seed = gr.Number(0, label="Seed", precision=0, min_width=70)
 
     def _build_writing(self) -> None:
         with gr.Row():
@@ -154,10 +152,11 @@ class RoutingPanel(RunRoom[Routing]):
         """Connect the listeners; tasks are listed, and a run that goes on is shown, when `tab` is opened."""
         token = self.shared.token
         shown = [self.state, self.figures, self.plots, self.shares, self.start, self.halt, self.more, self.download]
+        shown.append(self.filled)
         shape = [self.k, self.omega, self.kind, self.grain, self.reads, self.with_base, self.seed]
         given = [token, self.tasks, self.count, *shape, self.samples, self.entropy, self.rate, self.steps, self.batch]
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
-        tab.select(self.on_open, [token, self.tasks], [self.tasks, self.pick, *shown], **live)
+        tab.select(self.on_open, [token, self.tasks, self.filled], [self.tasks, self.pick, *shown], **live)
         self.upload.upload(self.on_upload, [token, self.upload, self.tasks], self.tasks, **PRIVATE)
         self.start.click(self.on_train, given, shown, **live)
         self.more.click(self.on_resume, [token], shown, **live)
@@ -171,7 +170,7 @@ class RoutingPanel(RunRoom[Routing]):
             slider.input(self.on_scale, [self.scale, self.choices], self.collapse, **EDIT)
 
     @told_while
-    def on_open(self, token: str, chosen: Any) -> Iterator[dict[Any, Any]]:
+    def on_open(self, token: str, chosen: Any, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: what the desk's adapters can be asked, and the run if one goes on."""
         desk = self.shared.desk(token)
         listed = choices(desk)
@@ -186,8 +185,7 @@ class RoutingPanel(RunRoom[Routing]):
             self.pick: gr.update(choices=questions, value=None),
             **first,
         }
-        if run is not None and run.is_going:
-            yield from self.follow(token, run)
+        yield from self.reopened(token, is_filled)
 
     @told
     def on_upload(self, token: str, file: str | None, chosen: Any) -> Any:
@@ -201,29 +199,36 @@ class RoutingPanel(RunRoom[Routing]):
     @told_while
     def on_train(self, token: str, tasks: Any, count: Any, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        desk, former = self.shared.desk(token), self.runs.get(token)
-        if former is not None and former.is_going:
-            raise LoomError("A run is under way", next="stop it first")
+        with self.runs.beginning(token):
+            self.free(token)
+            run = self._ordered(self.shared.desk(token), tasks, count, *given)
+            self.runs.put(token, run)
+        yield from self.follow(token, run)
+
+    def _ordered(self, desk: Desk, tasks: Any, count: Any, *given: Any) -> Routing:
+        """The run that the controls spell."""
         if len(desk.recipe.sources) < 2:
             raise LoomError("There is nothing to choose", "a router needs two adapters", "add some, or open a preset")
         shape, settings = _order(*given)
         items = labelled(desk, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
         opening = partial(open_base, self.shared.rooms, desk)
-        run = Routing(desk.adapters, opening, Order(items, shape, settings))
-        yield from self.begin(token, run)
+        return Routing(desk.adapters, opening, Order(items, shape, settings))
 
     def finished(self, token: str, run: Routing) -> dict[Any, Any]:
         """The router writes from now on, and can be saved."""
-        file = self.keep(token, run)
-        return {self.state: _told(run), self.download: gr.update(value=str(file), visible=True)}
+        self.keep(token, run)
+        return self.left(run)
 
-    def keep(self, token: str, run: Routing) -> Path:
+    def left(self, run: Routing) -> dict[Any, Any]:
+        """What was learned, and the file."""
+        return {self.state: _told(run), self.download: gr.update(value=str(run.file), visible=True)}
+
+    def keep(self, token: str, run: Routing) -> None:
         """The trained router becomes the one that writes; as a file it can be saved."""
         assert run.trained is not None
         folder = Path(tempfile.mkdtemp(prefix="router-", dir=self.shared.desk(token).exports))
-        file = run.trained.router.save(folder / "router.safetensors")
+        run.file = run.trained.router.save(folder / "router.safetensors")
         self.ready.put(token, Ready(run.trained.router, run.adapters, "trained here"))
-        return file
 
     def picture(self, run: Routing) -> dict[Any, Any]:
         """What a run looks like now."""
@@ -231,7 +236,8 @@ class RoutingPanel(RunRoom[Routing]):
         busy = {self.state: views.message(f"{run.said}…", "busy")}
         if not history:
             return {**busy, self.figures: "", self.plots: "", self.shares: ""}
-        last, steps = history[-1][1], run.order.settings.schedule.steps
+        last = history[-1][1] if run.is_going else _best(history)  # at its end the router is that of the best step
+        steps = run.order.settings.schedule.steps
         return {
             **busy,
             self.figures: routing_html.figures(last, shape.k),
@@ -290,11 +296,16 @@ def _coloured(found: Writing) -> Any:
     return gr.update(value=value, color_map=colours)
 
 
+def _best(history: Sequence[tuple[int, Measures]]) -> Measures:
+    """The measures of the step that is kept."""
+    return min((found for _, found in history), key=lambda found: found.loss)
+
+
 def _told(run: Routing) -> str:
     """What a finished run means."""
     done = run.trained
     assert done is not None
-    first, best = done.history[0][1], min((found for _, found in done.history), key=lambda found: found.loss)
+    first, best = done.history[0][1], _best(done.history)
     word = "Stopped" if run.can_resume else "Done"
     right = "" if best.found is None else f" It makes the right choice for {best.found:.0%} of them."
     return views.message(

@@ -9,6 +9,7 @@ import gradio as gr
 
 from studio.errors import Cancelled, LoomError
 from studio.ui import routing_html, views
+from studio.ui.fields import whole
 from studio.ui.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
 from studio.ui.routed import Comparison, Routing, comparison
 
@@ -24,9 +25,7 @@ class BesidePart:
         with gr.Row():
             self.judge = gr.Button("Judge it beside others", variant="primary", size="sm", elem_id="route-judge")
             self.enough = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="route-judge-stop")
-            self.asked = gr.Number(
-                10, label="Questions of each task", precision=0, minimum=2, maximum=200, elem_id="route-asked"
-            )
+            self.asked = gr.Number(10, label="Questions of each task", precision=0, elem_id="route-asked")
         self.judged = gr.HTML(
             views.message(
                 "Uniform, the oracle that has seen the answers, other routers trained alike, PEFT's Arrow and X-LoRA: "
@@ -70,15 +69,3 @@ class BesidePart:
         if work is not None:
             work.stopped.set()
         return gr.update(interactive=False)
-
-
-def number(what: str, value: Any, low: float, high: float) -> float:
-    """A control's value as a number; raises `LoomError` for what is none, or out of bounds."""
-    if not isinstance(value, (int, float)) or not low <= value <= high:
-        raise LoomError(f"{what} is {value!r}", f"it lies between {low:g} and {high:g}", "give such a number")
-    return float(value)
-
-
-def whole(what: str, value: Any, low: int, high: int) -> int:
-    """The same as a whole number."""
-    return int(number(what, value, low, high))

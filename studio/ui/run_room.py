@@ -38,6 +38,8 @@ class RunRoom(Generic[Work]):
     """What to do before there is a run to go on with."""
     runs: Latest[Work]
     state: gr.HTML
+    filled: gr.State
+    """Whether the page shows the visitor's run; a page that was just opened does not."""
     start: gr.Button
     halt: gr.Button
     more: gr.Button
@@ -50,13 +52,20 @@ class RunRoom(Generic[Work]):
         """What a run that ended shows and leaves behind."""
         raise NotImplementedError
 
+    def left(self, run: Work) -> dict[Any, Any]:
+        """What a run that ended says to a page that is opened again."""
+        raise NotImplementedError
+
     @told_while
     def on_resume(self, token: str) -> Iterator[dict[Any, Any]]:
         """Take a stopped run up again."""
-        former = self.runs.get(token)
-        if former is None:
-            raise LoomError("There is nothing to go on with", next=self.first)
-        yield from self.begin(token, former.again())
+        with self.runs.beginning(token):
+            former = self.free(token)
+            if former is None:
+                raise LoomError("There is nothing to go on with", next=self.first)
+            run = former.again()
+            self.runs.put(token, run)
+        yield from self.follow(token, run)
 
     @told
     def on_stop(self, token: str) -> Any:
@@ -66,14 +75,33 @@ class RunRoom(Generic[Work]):
             run.stopped.set()
         return gr.update(interactive=False)
 
-    def begin(self, token: str, run: Work) -> Iterator[dict[Any, Any]]:
-        """Keep a run as the visitor's, and show it."""
-        self.runs.put(token, run)
-        yield from self.follow(token, run)
+    def free(self, token: str) -> Work | None:
+        """The visitor's run, which is at its end; raises `LoomError` while it goes on."""
+        former = self.runs.get(token)
+        if former is not None and not former.job.wait(0):
+            raise LoomError("A run is under way", next="stop it first")
+        return former
+
+    def reopened(self, token: str, is_filled: bool) -> Iterator[dict[Any, Any]]:
+        """The tab was opened: the run as it goes on, or on a fresh page what it left."""
+        run = self.runs.get(token)
+        if run is not None and not run.job.wait(0):
+            yield {self.filled: True}
+            yield from self.follow(token, run)
+        elif run is not None and not is_filled:
+            yield {self.filled: True, **self.ended(run)}
+
+    def ended(self, run: Work) -> dict[Any, Any]:
+        """A run that is at its end, by whatever way."""
+        try:
+            run.job.result()
+        except LoomError as error:
+            return {self.state: views.message(str(error)), **self.buttons(run, going=False)}
+        return {**self.picture(run), **self.buttons(run, going=False), **self.left(run)}
 
     def follow(self, token: str, run: Work) -> Iterator[dict[Any, Any]]:
         """A run as it goes on, and what became of it."""
-        yield {**self.picture(run), **self.buttons(run, going=True)}
+        yield {self.filled: True, **self.picture(run), **self.buttons(run, going=True)}
         while not run.job.wait(_PAUSE):
             yield self.picture(run)
         try:

@@ -45,6 +45,7 @@ class ScoringPanel:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.judgings: Latest[Judging] = Latest()
+        self.filled = gr.State(False)  # whether the page shows the visitor's judging
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="scoring"):
                 self._build_choice()
@@ -100,11 +101,15 @@ class ScoringPanel:
         """Connect the listeners; the choices follow the desk when `tab` is opened."""
         token, every = self.shared.token, self.shared.controls()
         shown = [self.state, self.table, self.plot, self.bar, self.open, self.csv, self.json, self.judge, self.halt]
+        shown.append(self.filled)
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
         sweep = [self.methods, self.weights, self.scales, self.seeds, self.knob, self.values]
         given = [token, self.adapters, self.tasks, self.count, self.own, self.desk_too, *sweep]
         tab.select(
-            self.on_open, [token, self.tasks, self.methods], [self.adapters, self.tasks, self.knob, *shown], **live
+            self.on_open,
+            [token, self.tasks, self.methods, self.filled],
+            [self.adapters, self.tasks, self.knob, *shown],
+            **live,
         )
         self.methods.input(self.on_methods, [self.methods], self.knob, **EDIT)
         self.upload.upload(self.on_upload, [token, self.upload, self.tasks], self.tasks, **PRIVATE)
@@ -113,7 +118,9 @@ class ScoringPanel:
         self.open.input(self.on_row, [token, self.open], [*every, self.state], **EDIT)
 
     @told_while
-    def on_open(self, token: str, tasks: list[str] | None, ids: list[str] | None) -> Iterator[dict[Any, Any]]:
+    def on_open(
+        self, token: str, tasks: list[str] | None, ids: list[str] | None, is_filled: bool = False
+    ) -> Iterator[dict[Any, Any]]:
         """The tab was opened: adapters and tasks of the desk, and the judging if one goes on."""
         desk = self.shared.desk(token)
         names, listed = [adapter.name for adapter in desk.adapters], asked.choices(desk, ("test", "kept"))
@@ -130,6 +137,8 @@ class ScoringPanel:
         }
         if run is not None and not run.job.wait(0):
             yield from self.follow(token, run)
+        elif run is not None and not is_filled:
+            yield self._ended(token, run)
 
     @told
     def on_methods(self, ids: list[str] | None) -> Any:
@@ -151,12 +160,13 @@ class ScoringPanel:
     @told_while
     def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a judging and show it."""
-        desk, former = self.shared.desk(token), self.judgings.get(token)
-        if former is not None and not former.job.wait(0):
-            raise LoomError("A judging is under way", next="cancel it first")
-        question = _question(desk, self._learned(token, desk), *given)
-        run = Judging(desk, partial(open_base, self.shared.rooms, desk), question)
-        self.judgings.put(token, run)
+        with self.judgings.beginning(token):
+            desk, former = self.shared.desk(token), self.judgings.get(token)
+            if former is not None and not former.job.wait(0):
+                raise LoomError("A judging is under way", next="cancel it first")
+            question = _question(desk, self._learned(token, desk), *given)
+            run = Judging(desk, partial(open_base, self.shared.rooms, desk), question)
+            self.judgings.put(token, run)
         yield from self.follow(token, run)
 
     def _learned(self, token: str, desk: Desk) -> Result | None:
@@ -192,21 +202,29 @@ class ScoringPanel:
     def follow(self, token: str, run: Judging) -> Iterator[dict[Any, Any]]:
         """A judging as it goes on, and what came of it."""
         seen = -1
+        yield {self.filled: True, self.state: _progress(run), **self.buttons(going=True)}
         while not run.job.wait(_PAUSE):
-            found: dict[Any, Any] = {self.state: _progress(run), **self.buttons(going=True)}
+            found: dict[Any, Any] = {self.state: _progress(run)}
             if len(run.rows) != seen:
                 seen = len(run.rows)
                 found[self.table] = board.table(list(run.rows))
             yield found
         try:
             run.job.result()
-        except Cancelled as error:
-            yield {self.state: views.message(str(error)), **self.buttons(going=False)}
-            return
+        except Cancelled:
+            pass
         except LoomError:
             yield {self.state: views.message("Nothing was judged.", "refused"), **self.buttons(going=False)}
             raise
-        yield {**self.results(self.shared.desk(token), run), **self.buttons(going=False)}
+        yield self._ended(token, run)
+
+    def _ended(self, token: str, run: Judging) -> dict[Any, Any]:
+        """What a judging that is at its end left, by whatever way."""
+        try:
+            run.job.result()
+        except LoomError as error:
+            return {self.filled: True, self.state: views.message(str(error)), **self.buttons(going=False)}
+        return {self.filled: True, **self.results(self.shared.desk(token), run), **self.buttons(going=False)}
 
     def results(self, desk: Desk, run: Judging) -> dict[Any, Any]:
         """The finished table, the small multiples, and the files."""

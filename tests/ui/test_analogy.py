@@ -79,6 +79,21 @@ def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel) -> None:
     assert float(said.split(" dB")[0].rpartition(">")[2]) > 24
 
 
+def test_a_page_loaded_again_shows_what_was_left(panel: AnalogyPanel, token: str) -> None:
+    panel.space.on_gain(3, token, 0.5)
+    panel.space.on_field("strength", token, 1.2)
+    sitting = panel.room.sitting(token)
+    updates = last(panel.on_open(token))
+    assert len(updates[panel.pictures.strip]) == len(panel.room.models.names)
+    assert tuple(updates[slot] for slot in panel.pictures.slots) == (*sitting.pictures, sitting.truth)
+    gains = [updates[gain] for gain in panel.space.gains]
+    assert [gain["visible"] for gain in gains] == [i < 20 for i in range(len(gains))]
+    assert gains[3]["value"] == 0.5
+    assert updates[panel.space.strength] == 1.2
+    assert updates[panel.room.version] == sitting.version
+    assert panel.pictures.strip not in last(panel.on_open(token, True))
+
+
 def test_sliders_move_b2(panel: AnalogyPanel, token: str) -> None:
     before = drawn(panel, token)
     mix = panel.room.mixed(panel.room.sitting(token))

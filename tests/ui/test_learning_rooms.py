@@ -111,9 +111,16 @@ def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
     assert later
     while len(later.losses) <= made:
         next(more)
+    with pytest.raises(gr.Error, match="Stop it first"):
+        next(learning(page).on_resume(token))  # it goes on already
     learning(page).on_stop(token)
     whole(more)
     assert later.losses[:made] == run.losses
+    fresh = whole(learning(page).on_open(token, None))  # the page was loaded again
+    assert "Stopped after" in fresh[learning(page).state]
+    assert "<svg" in fresh[learning(page).curve]
+    assert fresh[learning(page).more]["interactive"] is True
+    assert learning(page).state not in whole(learning(page).on_open(token, None, True))
 
 
 @pytest.mark.parametrize("way", sorted({*WAYS} - {"soup"}))
@@ -182,6 +189,9 @@ def test_learned_rows_never_stand_alone(
     ]
     assert run.rows[0].cells["mine"].items == 3  # of nine, six were examples
     assert "never saw" in found[scoring(page).state]
+    fresh = whole(scoring(page).on_open(token, None, None))  # the page was loaded again
+    assert fresh[scoring(page).table] == found[scoring(page).table]
+    assert fresh[scoring(page).bar]["visible"] is True
     page.mixer.on_weight(0, token, 0.3)
     assert scoring(page)._learned(token, page.shared.desk(token)) is None
 
@@ -271,7 +281,7 @@ def test_every_control_is_in_the_docs(page: Page) -> None:
     text = (Path(__file__).parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
     told = {name.strip() for row in re.findall(r"^\| ([^|]+) \|", text, flags=re.MULTILINE) for name in row.split(",")}
     parts = [*vars(learning(page)).values(), *vars(scoring(page)).values()]
-    controls = [p for p in parts if isinstance(p, gr.components.Component) and not isinstance(p, gr.HTML)]
+    controls = [p for p in parts if isinstance(p, gr.components.Component) and not isinstance(p, (gr.HTML, gr.State))]
     names = {str(part.label or getattr(part, "value", "")) for part in controls}
     assert len(names) > 25
     assert names - {re.sub(r" \(Trials.*", "", name) for name in told} == set()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -15,12 +17,15 @@ from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
 
 from studio.desk import MAX_SOURCES
+from studio.errors import LoomError
 from studio.merging.lego import cluster, pool_of
 from studio.merging.registry import Draw
 from studio.ui.launch import keep_token_private
 from studio.ui.page import Page, build
+from studio.ui.panel import Latest, as_message
 from studio.ui.rooms import Settings
 from studio.ui.units import clusters_of
+from studio.uploads import receive
 from tests.fixtures import peft_folder
 
 
@@ -53,6 +58,34 @@ def test_a_weight_reaches_the_report(page: Page, token: str) -> None:
     found = last(page.mixer.on_version(token))
     assert found[page.mixer.status] == before  # cat: the rank and the kept energy stay, the norm does not
     assert page.shared.desk(token).compose().report.sources[0].weight == -1.5
+
+
+@pytest.mark.parametrize(
+    ("typed", "weight", "shown"),
+    [(0.5, 0.5, None), (1e9, 15, 15), (3, 3, 3), (None, 0, 0), (float("nan"), 0, 0), (-1e9, -15, -15)],
+)
+def test_the_slider_shows_what_the_recipe_has(
+    page: Page, token: str, typed: object, weight: float, shown: float | None
+) -> None:
+    slider = page.mixer.weights[0]
+    updates = page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, typed, False)
+    assert page.shared.desk(token).recipe.sources[0].weight == weight
+    assert updates.get(slider, {}).get("value") == shown
+    assert abs(weight) <= 2 or updates[slider]["maximum"] == 15
+    assert slider not in page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, 14.0, True)
+
+
+def test_a_message_shows_a_strangers_name_as_text() -> None:
+    assert as_message(LoomError("no <img src=x> & co")).message == "No &lt;img src=x&gt; &amp; co."
+
+
+def test_two_clicks_begin_one_run() -> None:
+    works: Latest[int] = Latest()
+    second = works.beginning("me")
+    with works.beginning("me"), works.beginning("you"), pytest.raises(LoomError, match="already"):
+        second.__enter__()
+    with works.beginning("me"):
+        works.put("me", 1)
 
 
 def test_a_method_brings_its_own_knobs(page: Page, token: str) -> None:
@@ -291,3 +324,19 @@ def test_the_speeds_in_the_docs_are_those_measured() -> None:
     for row in rows:
         found = f"| {row['target']:,.0f} | {row['cpu']:,.0f} | {row['median']:,.0f} at load {row['load']:.0f} |"
         assert found in text, row["measure"]
+
+
+def test_one_file_brought_by_several_clicks_at_once_lands_once(tmp_path: Path) -> None:
+    weights = peft_folder(tmp_path / "mine") / "adapter_model.safetensors"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: list(receive([weights], tmp_path / "room")), range(24)))
+    assert {str(folder) for ((_, folder),) in found} == {str(path) for path in (tmp_path / "room").iterdir()}
+
+
+def test_a_json_by_itself_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    ((name, error),) = receive([tmp_path / "tokenizer.json"], tmp_path / "room")
+    assert name == "tokenizer.json"
+    assert "says nothing by itself" in str(error)
+    weights = peft_folder(tmp_path / "mine") / "adapter_model.safetensors"
+    assert len(list(receive([tmp_path / "tokenizer.json", weights], tmp_path / "room"))) == 1  # beside others: no word

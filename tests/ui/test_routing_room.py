@@ -137,8 +137,9 @@ def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPane
 
 @pytest.mark.parametrize(
     ("place", "value", "said"),
-    [(0, 99, "k is"), (0, None, "k is"), (1, 0.0, "omega"), (2, "uniform", "router"), (2, "x", "router"),
-     (3, "x", "granularity"), (4, "x", "features"), (7, 1, "M is"),
+    [(0, 99, "k cannot be 99"), (0, None, "k: the field is empty"), (1, 0.0, "omega"), (2, "uniform", "router"),
+     (2, "x", "router"),
+     (3, "x", "granularity"), (4, "x", "features"), (7, 1, "M cannot be"),
      (9, float("nan"), "rate"), (10, 10**9, "Steps"), (11, "8", "batch")],
 )  # fmt: skip
 def test_bad_controls_are_messages(room: RoutingPanel, token: str, place: int, value: object, said: str) -> None:

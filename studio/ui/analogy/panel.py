@@ -15,6 +15,7 @@ from studio.ui.analogy.keep import KeepPanel
 from studio.ui.analogy.other import OtherPanel
 from studio.ui.analogy.pictures import PicturesPanel
 from studio.ui.analogy.room import Room
+from studio.ui.analogy.sitting import Sitting
 from studio.ui.analogy.space import SpacePanel
 from studio.ui.analogy.words import heat, judged, mix_line, title
 from studio.ui.panel import PRIVATE, Job, Shared, told_while
@@ -31,6 +32,7 @@ class AnalogyPanel:
     def __init__(self, shared: Shared) -> None:
         self.room = room = Room(shared, gr.State(0))
         self.early = gr.State(False)  # the tab was opened before the page knew the visitor
+        self.filled = gr.State(False)  # the page shows the visitor's analogy; one that was just opened does not
         self.space, self.atlas, self.keep = SpacePanel(room), AtlasPanel(room), KeepPanel(room)
         self.beside, self.other = BesidePanel(room), OtherPanel(room)
         with gr.Row():
@@ -68,7 +70,8 @@ class AnalogyPanel:
         self.beside.wire()
         self.other.wire(pictures.steps, self.space)
         opened = [pictures.state, pictures.strip, self.space.second, *self.space.gains, *pictures.slots, version]
-        tab.select(self.on_open, [token], [*opened, self.early], **PRIVATE)
+        opened += [*self.space.fields, pictures.steps, pictures.seed, self.filled]
+        tab.select(self.on_open, [token, self.filled], [*opened, self.early], **PRIVATE)
         token.change(self.on_token, [token, self.early], [*opened, self.early], **PRIVATE)
         shown = [
             pictures.b2,
@@ -85,7 +88,7 @@ class AnalogyPanel:
         )  # fmt: skip
 
     @told_while
-    def on_open(self, token: str) -> Iterator[dict[Any, Any]]:
+    def on_open(self, token: str, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: load the model once, draw the strip of ready analogies, begin with the first."""
         state, models = self.pictures.state, self.room.models
         if not token:
@@ -99,15 +102,28 @@ class AnalogyPanel:
         while not job.wait(_PATIENCE):
             yield {state: views.message("Loading the analogy model: a few seconds, once…", "busy")}
         job.result()
-        if sitting.seen is not None:
+        if is_filled:
             yield {state: ""}
             return
-        thumbs = [(to_picture(ready((name,)).a2), title(name)) for name in models.names]
-        a, a2, b, truth, *_, version = self.pictures.show(token, (models.names[0],), 0)
-        slots = dict(zip(self.pictures.slots, (a, a2, b, truth), strict=True))
-        sliders = self.space.sized(models.get().basis.basis.size)
-        choices = {self.space.second: self.space.choices(), self.pictures.strip: thumbs, **sliders}
-        yield {state: "", **choices, **slots, self.room.version: version}
+        if sitting.version == 0:
+            self.pictures.show(token, (models.names[0],), 0)
+        yield {state: "", self.filled: True, **self._arrived(self.room.sitting(token))}
+
+    def _arrived(self, sitting: Sitting) -> dict[Any, Any]:
+        """Everything that a fresh page shows of a visitor's analogy; the new version draws b'."""
+        strip = [(to_picture(ready((name,)).a2), title(name)) for name in self.room.models.names]
+        slots = dict(zip(self.pictures.slots, (*sitting.pictures, sitting.truth), strict=True))
+        size = self.room.opened(sitting).basis.basis.size
+        return {
+            self.pictures.strip: strip,
+            self.space.second: self.space.choices(),
+            **self.space.sized(size, sitting.gains),
+            **self.space.shown(sitting),
+            **slots,
+            self.pictures.steps: sitting.steps,
+            self.pictures.seed: sitting.seed,
+            self.room.version: sitting.version,
+        }
 
     @told_while
     def on_token(self, token: str, is_early: bool) -> Iterator[dict[Any, Any]]:

@@ -43,13 +43,11 @@ class PicturesPanel:
         )  # fmt: skip
         with gr.Row():
             self.scene = gr.Number(
-                0, label="Scene", info="another number, other pictures", precision=0, minimum=0, maximum=_MAX_SCENE,
+                0, label="Scene", info="another number, other pictures", precision=0,
                 elem_id="scene",
             )  # fmt: skip
             self.steps = gr.Slider(1, 12, 2, step=1, label="Steps", elem_id="steps-analogy")
-            self.seed = gr.Number(
-                0, label="Seed", info="of the noise", precision=0, minimum=0, maximum=_MAX_SCENE, elem_id="seed-analogy"
-            )
+            self.seed = gr.Number(0, label="Seed", info="of the noise", precision=0, elem_id="seed-analogy")
         self._build_world()
         self._build_canvas()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from studio.errors import LoomError
 from studio.ui.analogy.room import Room
-from studio.ui.analogy.sitting import SLIDERS, Picture
+from studio.ui.analogy.sitting import SLIDERS, Picture, Sitting
 from studio.ui.analogy.words import title
-from studio.ui.panel import EDIT, PRIVATE, told, told_while
+from studio.ui.fields import held, slid
+from studio.ui.panel import EDIT, PRIVATE, SLIDE, told, told_while
 from studio.vision.transforms import TRANSFORMS
 
 _MOST = 3.0
@@ -63,9 +64,19 @@ class SpacePanel:
             buttons=[],
         )  # fmt: skip
 
-    def sized(self, size: int) -> dict[Any, Any]:
-        """As many sliders as the basis has adapters, all at 1."""
-        return {gain: gr.update(value=1.0, visible=i < size) for i, gain in enumerate(self.gains)}
+    def sized(self, size: int, gains: Sequence[float] = (1.0,) * SLIDERS) -> dict[Any, Any]:
+        """As many sliders as the basis has adapters, at these gains."""
+        return {gain: gr.update(value=gains[i], visible=i < size) for i, gain in enumerate(self.gains)}
+
+    @property
+    def fields(self) -> list[Any]:
+        """What holds for every adapter, and the way between two."""
+        return [self.strength, self.temperature, self.renormalise, self.t]
+
+    def shown(self, sitting: Sitting) -> dict[Any, Any]:
+        """The controls as a visitor left them."""
+        fields = {self.strength: sitting.strength, self.temperature: sitting.temperature}
+        return {**fields, self.renormalise: sitting.renormalise, self.t: sitting.t}
 
     def choices(self) -> Any:
         """The other edits that can be chosen."""
@@ -75,13 +86,18 @@ class SpacePanel:
         """Connect the listeners, and those of two controls that stand elsewhere."""
         token, version = self.room.shared.token, self.room.version
         for index, gain in enumerate(self.gains):
-            gain.input(partial(self.on_gain, index), [token, gain], version, **EDIT)
+            gain.input(partial(slid, 0, _MOST, partial(self.on_gain, index)), [token, gain], version, **SLIDE)
         fields = {
             "strength": self.strength, "temperature": self.temperature, "renormalise": self.renormalise, "t": self.t,
             "steps": steps, "seed": seed,
         }  # fmt: skip
         for name, control in fields.items():
-            control.input(partial(self.on_field, name), [token, control], version, **EDIT)
+            edit = partial(self.on_field, name)
+            if isinstance(control, gr.Slider):
+                bounded = partial(slid, control.minimum, control.maximum, edit)
+                control.input(bounded, [token, control], version, **SLIDE)
+            else:
+                control.input(edit, [token, control], version, **EDIT)
         self.reset.click(self.on_reset, [token], [*self.gains, version], **EDIT)
         self.second.input(self.on_second, [token, self.second, scene], version, **EDIT)
         self.film.click(self.on_film, [token], self.strip, **PRIVATE)
@@ -91,14 +107,14 @@ class SpacePanel:
     def on_gain(self, index: int, token: str, value: float) -> int:
         """A slider of the basis moved."""
         gains = list(self.room.sitting(token).gains)
-        gains[index] = min(max(float(value), 0.0), _MOST)
+        gains[index] = held(value, 0, _MOST)
         return self.room.change(token, gains=tuple(gains))
 
     @told
     def on_field(self, name: str, token: str, value: Any) -> int:
         """Strength, temperature, steps, seed, the total, or the way between two."""
         if value is None:
-            raise LoomError(f"{name.capitalize()} is empty", next="give a number")
+            raise LoomError(f"{name.capitalize()}: the field is empty", next="give a number")
         return self.room.change(token, **{name: _KINDS.get(name, float)(value)})
 
     @told
