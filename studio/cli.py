@@ -150,8 +150,10 @@ def _numbers(text: str) -> list[float]:
 
 def _inspect(options: argparse.Namespace) -> int:
     from studio.formats import inspect
+    from studio.sources import embedded_paths
 
-    found = [inspect(path) for path in options.paths]
+    embedded = embedded_paths()
+    found = [inspect(embedded.get(path, path)) for path in options.paths]
     if options.json:
         print(json.dumps([inspection.to_json() for inspection in found], indent=1))
     else:

@@ -218,6 +218,9 @@ class Desk:
                 raise LoomError(f"The desk holds {MAX_SOURCES} adapters", next="remove one, or use the command line")
             if any(entry.sha256 and entry.sha256 == other.sha256 for other in self.entries):
                 raise LoomError(f"{entry.adapter.name} is on the desk already", "its weights are the same file")
+            if any(other.weight is not None for other in self.recipe.sources) and entry.source.weight is None:
+                whole = entry.source.model_copy(update={"weight": 1.0})  # as it is, beside weights that were set
+                entry = replace(entry, source=whole)
             sources = [*self.recipe.model_dump()["sources"], entry.source.model_dump()]
             self._set(f"add {entry.adapter.name}", self.recipe.changed(sources=sources))
             return entry

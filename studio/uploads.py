@@ -10,7 +10,9 @@ from pathlib import Path
 
 from studio.errors import LoomError, Refused
 from studio.files import sha256
-from studio.formats.bundle import CONFIG, WEIGHT_SUFFIXES, locate_in_zip
+from studio.formats.bundle import CONFIG, WEIGHT_SUFFIXES, locate_in_zip, read_config
+
+_EVERYBODYS = frozenset({"adapter_model", "adapter", "pytorch_lora_weights", "adapters", "model"})
 
 
 def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path | LoomError]]:
@@ -41,9 +43,21 @@ def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path 
         )
         return
     for file in weights:
-        yield file.stem, _kept(file, workspace, configs[0] if configs else None)
+        config = configs[0] if configs else None
+        yield _name(file, config), _kept(file, workspace, config)
     if configs and not weights:
         yield CONFIG, Refused("The config came without its weights", next="drop both files together")
+
+
+def _name(file: Path, config: Path | None) -> str:
+    """The file's name; of one that every trainer calls the same, what it adapts, where its config says so."""
+    if file.stem not in _EVERYBODYS or config is None:
+        return file.stem
+    try:
+        base = read_config(config).get("base_model_name_or_path")
+    except LoomError:
+        return file.stem  # what is wrong with it is said when it is opened
+    return f"{plain(Path(base).name)} LoRA" if isinstance(base, str) and Path(base).name else file.stem
 
 
 def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _COLOURS: Final[Mapping[str, str]] = MappingProxyType(
     {"base": "#8a8f98", "source": "#0072b2", "control": "#cc79a7", "merge": "#d55e00"}
 )
+_ACROSS = 3  # panels in a row
 _MAX_PANELS = 12
 
 
@@ -72,13 +73,17 @@ def multiples(rows: Sequence[Row]) -> Figure:
     judged = [row for row in rows if row.cells][::-1]  # plotly counts from below
     tasks = list(dict.fromkeys(task for row in judged for task in row.cells))[:_MAX_PANELS]
     titles = [escape(task).replace(":", "<br>") for task in tasks]
-    figure = make_subplots(1, max(1, len(tasks)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.02)
+    across = 2 if len(tasks) == 4 else min(max(1, len(tasks)), _ACROSS)
+    down = -(-max(1, len(tasks)) // across)
+    one = 120 + 24 * len(judged)  # pixels of a panel with its title
+    gap = {"horizontal_spacing": 0.02, "vertical_spacing": min(80 / (one * down), 0.5)}
+    figure = make_subplots(down, across, shared_yaxes=True, subplot_titles=titles, **gap)
     names = _apart([row.entry.name[:40] for row in judged])
-    for column, task in enumerate(tasks, start=1):
-        _panel(figure, column, task, judged, names)
+    for place, task in enumerate(tasks):
+        _panel(figure, (place // across + 1, place % across + 1), task, judged, names)
     figure.update_layout(
-        height=120 + 24 * len(judged),
-        margin={"l": 8, "r": 8, "t": 44, "b": 24},
+        height=one * down,
+        margin={"l": 8, "r": 8, "t": 60, "b": 24},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#8a8f98", "size": 11},
@@ -96,9 +101,10 @@ def _apart(names: Sequence[str]) -> list[str]:
     return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def _panel(figure: Any, column: int, task: str, rows: Sequence[Row], names: Sequence[str]) -> None:
+def _panel(figure: Any, place: tuple[int, int], task: str, rows: Sequence[Row], names: Sequence[str]) -> None:
     from plotly.graph_objects import Scatter
 
+    down, across = place
     cells = [row.cells[task] for row in rows]
     values = [cell.figure.value for cell in cells]
     figure.add_trace(
@@ -117,11 +123,11 @@ def _panel(figure: Any, column: int, task: str, rows: Sequence[Row], names: Sequ
             },
             hovertemplate="%{y}: %{x:.1f}<extra></extra>",
         ),
-        row=1,
-        col=column,
+        row=down,
+        col=across,
     )
     base = next((v for row, v in zip(rows, values, strict=True) if row.entry.kind == "base"), None)
     if base is not None:
-        figure.add_vline(x=base, line={"dash": "dot", "color": "#8a8f98"}, row=1, col=column)
+        figure.add_vline(x=base, line={"dash": "dot", "color": "#8a8f98"}, row=down, col=across)
     if cells and cells[0].kind == "exact":
-        figure.update_xaxes(range=[-3, 103], row=1, col=column)
+        figure.update_xaxes(range=[-3, 103], row=down, col=across)

@@ -97,7 +97,7 @@ class HistoryPanel:
         """Name and versions; an export made before belongs to what was before."""
         return {
             self.preset: dict(preset_choices()).get(desk.recipe.name),
-            self.note: escape(desk.recipe.note),
+            self.note: escape(_note(desk)),
             self.name: desk.recipe.name or "merge",
             self.download: gr.update(visible=False),
             self.exported: views.message(_HINT),
@@ -255,6 +255,15 @@ def read_recipe_from(file: Path) -> Recipe:
     if file.stat().st_size > MAX_BYTES:
         raise Refused(f"{file.name} is too large for a recipe")
     return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
+
+
+def _note(desk: Desk) -> str:
+    """The recipe's note; what a preset says of its adapters says nothing of others."""
+    id = dict(preset_choices()).get(desk.recipe.name)
+    places = [source.path for source in desk.recipe.sources]
+    if id is not None and places != [source.path for source in load_preset(id).sources]:
+        return "Other adapters than the preset's are on the desk."
+    return desk.recipe.note
 
 
 def _exported(desk: Desk, recipe: Recipe, digest: str, dtype: Any, format: str, on_step: Any) -> tuple[Path, int]:

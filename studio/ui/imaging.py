@@ -38,7 +38,7 @@ _EMPTY = "Put adapters of an image model on the desk in Compose, or press “Bri
 _FIRST = (
     "See what image adapters do, alone and merged, from the same noise",
     (
-        "“Bring two adapters to try” puts two small LoRAs on the desk; the embedded model draws with them in seconds.",
+        "“Bring two adapters to try” puts two small LoRAs on the desk in place of what is there; Undo brings it back.",
         "Side by side: the base, every adapter alone at weight 1, and the merge on the desk.",
         "A grid: two adapters, the weight of one across, of the other down.",
         "LoRAs for SD 1.5, SDXL or FLUX need their base: a folder in diffusers' layout, or a Hub id.",

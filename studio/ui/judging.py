@@ -52,7 +52,7 @@ class Judging:
     open_base: Callable[[], TextBase]
     question: Question
     rows: list[Row] = field(default_factory=list)
-    said: str = "Waiting for a free place: others are at work too"
+    said: str = "Waiting for a free place: two runs go on already, yours or others'"
     done: int = 0
     total: int = 0
 

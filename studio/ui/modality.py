@@ -159,7 +159,8 @@ class ModalityPanel:
         asked = [token, self.question, *given]
         quiet: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}  # the state says what goes on
         self.ask.click(self.on_ask, [*asked, self.lines], [self.state, self.answer, self.lines, self.log], **quiet)
-        self.compare.click(self.on_compare, asked, [self.state, self.answer], **quiet)
+        every = [self.state, self.answer, self.lines, self.log]
+        self.compare.click(self.on_compare, [*asked, self.lines], every, **quiet)
         self.folder.wire()
 
     @told_while
@@ -238,7 +239,7 @@ class ModalityPanel:
 
     @told_while
     def on_compare(
-        self, token: str, question: str, image: Image.Image | None, sound: Sound | None, route: str
+        self, token: str, question: str, image: Image.Image | None, sound: Sound | None, route: str, lines: list[str]
     ) -> Iterator[dict[Any, Any]]:
         """The same question under every adapter, none, and both; the rule's own answer marked."""
         self.shared.desk(token)
@@ -251,7 +252,9 @@ class ModalityPanel:
             yield {self.state: views.message("Nothing was answered.", "refused")}
             raise
         follow = decided(example.inputs, _RULE).adapter
-        yield {self.state: "", self.answer: html.every_way(said, follow or "base alone")}
+        lines = [f"Every way: {question.strip()[:60]} — by the rule {follow or 'the base alone'}", *lines][:_LOGGED]
+        found = html.every_way(said, follow or "base alone")
+        yield {self.state: "", self.answer: found, self.lines: lines, self.log: html.log(lines)}
 
 
 def inputs_of(image: Image.Image | None, sound: Sound | None) -> Inputs:

@@ -48,7 +48,7 @@ class Routing:
     order: Order
     start: Trained | None = None
     history: list[tuple[int, Measures]] = field(default_factory=list)
-    said: str = "Waiting for a free place: others are learning too"
+    said: str = "Waiting for a free place: two runs go on already, yours or others'"
     trained: Trained | None = None
     file: Path | None = None
     lesson: Lesson | None = None
@@ -107,7 +107,7 @@ class Comparison:
     run: Routing
     items: tuple[Labelled, ...]
     rows: list[tuple[str, Judged | LoomError]] = field(default_factory=list)
-    said: str = "Waiting for a free place: others are learning too"
+    said: str = "Waiting for a free place: two runs go on already, yours or others'"
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()

@@ -50,7 +50,7 @@ class Training:
     names: tuple[str, ...] = ()
     coefficients: Coefficients | None = None
     steps: int = 0
-    said: str = "Waiting for a free place: others are learning too"
+    said: str = "Waiting for a free place: two runs go on already, yours or others'"
     result: Result | None = None
 
     def __post_init__(self) -> None:

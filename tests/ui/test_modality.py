@@ -101,7 +101,7 @@ def test_asking_writes_the_decision_down(room: ModalityPanel, token: str) -> Non
 
 def test_every_way_marks_the_rules_own(room: ModalityPanel, token: str) -> None:
     sound = room.on_make("four", 0)[0]
-    said = last(room.on_compare(token, "What do you hear?", None, sound, "base alone"))[room.answer]
+    said = last(room.on_compare(token, "What do you hear?", None, sound, "base alone", []))[room.answer]
     assert said.count("<tr") == 4
     assert "<tr class=lit><th scope='row'>speech</th><td>four</td>" in said
 

@@ -60,6 +60,14 @@ def test_removing_and_undo_gives_the_adapter_back(desk: Desk) -> None:
     assert [entry.adapter.name for entry in desk.entries] == ["one", "two"]
 
 
+def test_a_newcomer_beside_weights_that_were_set_counts_whole(desk: Desk, tmp_path: Path) -> None:
+    desk.add(Source(path=str(peft_folder(tmp_path / "three", seed=3)), name="three"))
+    assert desk.recipe.sources[2].weight is None  # none was set: the method's own
+    desk.edit_source(0, "weight of one", weight=0.5)
+    desk.add(Source(path=str(peft_folder(tmp_path / "four", seed=4)), name="four"))
+    assert desk.recipe.sources[3].weight == 1.0
+
+
 def test_the_same_weights_land_once(desk: Desk, tmp_path: Path) -> None:
     with pytest.raises(LoomError, match="already"):
         desk.add(Source(path=str(tmp_path / "one"), name="again"))

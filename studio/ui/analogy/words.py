@@ -45,7 +45,7 @@ def mix_line(mix: Tensor) -> str:
     named = ", ".join(f"{i + 1} ({share[i]:.0%})" for i in strongest(mix, 4))
     return views.message(
         f"About {float(effective_size(mix).mean()):.1f} of {mix.shape[-1]} adapters take part in a layer. "
-        f"Strongest: {named}.",
+        f"Most used over all layers: {named}.",
         "line",
     )
 
