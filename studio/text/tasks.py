@@ -221,7 +221,9 @@ def _read(path: Path) -> str:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadTask(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MiB", next="give a part of it")
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise BadTask(f"{path.name} is no text", "it is not UTF-8", "give a JSONL file") from error
+    except OSError as error:
         raise BadTask(f"{path.name} cannot be read", str(error)) from error
 
 
@@ -229,4 +231,5 @@ def _json(what: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadTask(f"{what} is not JSON", str(error)) from error
+        why = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise BadTask(f"{what} is not JSON", why, 'write {"prompt": …, "answer": …} on each line') from error

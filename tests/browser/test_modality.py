@@ -28,7 +28,7 @@ def test_a_visitor_shows_plays_asks_and_overrides(browser: Browser, server: Serv
         visit.part("route-by").get_by_text("base alone").click()
         expect(visit.page.locator("#lamps .lit")).to_have_text("base alone")
         visit.part("ask").click()
-        expect(visit.page.locator("#decisions li")).to_have_text(re.compile("forced"))
+        expect(visit.page.locator("#decisions li").first).to_have_text(re.compile("forced"))
         visit.page.get_by_role("tab", name="Measured").click()
         expect(visit.page.locator("#matrix tr")).to_have_count(5)
         visit.page.get_by_role("tab", name="A Phi-4 folder").click()

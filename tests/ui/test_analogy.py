@@ -49,9 +49,8 @@ def token(panel: AnalogyPanel) -> str:
 
 def drawn(panel: AnalogyPanel, token: str) -> Image.Image:
     """b' as the page shows it at last."""
-    *_, found = panel.on_version(token)
-    picture: Image.Image = found[panel.pictures.b2]
-    return picture
+    found: list[Image.Image] = [u[panel.pictures.b2] for u in panel.on_version(token) if panel.pictures.b2 in u]
+    return found[-1]
 
 
 def last(updates: Iterator[Any]) -> Any:

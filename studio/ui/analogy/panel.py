@@ -145,17 +145,19 @@ class AnalogyPanel:
         layers = list(self.room.opened(sitting).model.basis.layers)
         gone = {self.keep.download: gr.update(visible=False), self.keep.saved: "", self.keep.opened: ""}
         yield {self.mix: mix_line(drawing.mix), self.heat: heat(drawing.mix, layers), **gone}
-        told = 0
+        told, shown = 0, None
         while not job.wait(_LOOK):
             done, of, _ = job.progress
             if done > told:
-                told = done
+                told, shown = done, drawing.picture
                 said = {state: views.message(f"Drawing: step {done} of {of}…", "busy")}
-                yield {**said, b2: drawing.picture} if drawing.picture is not None else said
+                yield {**said, b2: shown} if shown is not None else said
         try:
             found = job.result()
         except Cancelled:
             return
         if drawing.is_current:
             truth = None if sitting.t and sitting.other is not None else sitting.truth  # it belongs to the first edit
-            yield {b2: found, state: judged(found, truth)}
+            said = {state: judged(found, truth)}
+            # The same picture twice would be one file, written anew while the browser reads it.
+            yield said if shown is not None and shown.tobytes() == found.tobytes() else {**said, b2: found}
