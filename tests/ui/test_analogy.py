@@ -93,6 +93,13 @@ def test_a_page_loaded_again_shows_what_was_left(panel: AnalogyPanel, token: str
     assert panel.pictures.strip not in last(panel.on_open(token, True))
 
 
+@pytest.mark.parametrize("seed", [-1, 10**30, None, float("nan"), "7"])
+def test_a_seed_that_is_none_is_refused(panel: AnalogyPanel, token: str, seed: Any) -> None:
+    with pytest.raises(gr.Error, match="seed"):
+        panel.space.on_field("seed", token, seed)
+    assert panel.room.sitting(token).seed == 0
+
+
 def test_sliders_move_b2(panel: AnalogyPanel, token: str) -> None:
     before = drawn(panel, token)
     mix = panel.room.mixed(panel.room.sitting(token))

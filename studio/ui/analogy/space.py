@@ -13,12 +13,13 @@ from studio.errors import LoomError
 from studio.ui.analogy.room import Room
 from studio.ui.analogy.sitting import SLIDERS, Picture, Sitting
 from studio.ui.analogy.words import title
-from studio.ui.fields import held, slid
+from studio.ui.fields import held, slid, whole
 from studio.ui.panel import EDIT, PRIVATE, SLIDE, told, told_while
 from studio.vision.transforms import TRANSFORMS
 
 _MOST = 3.0
 _FRAMES = 5
+_MAX_SEED = 1 << 31
 _KINDS = {"steps": int, "seed": int, "renormalise": bool}
 
 
@@ -113,8 +114,8 @@ class SpacePanel:
     @told
     def on_field(self, name: str, token: str, value: Any) -> int:
         """Strength, temperature, steps, seed, the total, or the way between two."""
-        if value is None:
-            raise LoomError(f"{name.capitalize()}: the field is empty", next="give a number")
+        if name == "seed":
+            value = whole("The seed", value, 0, _MAX_SEED)
         return self.room.change(token, **{name: _KINDS.get(name, float)(value)})
 
     @told
