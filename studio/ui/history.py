@@ -273,7 +273,8 @@ def _exported(desk: Desk, recipe: Recipe, digest: str, dtype: Any, format: str, 
         raise Cancelled("The recipe changed meanwhile", next="export again")
     folder = Path(tempfile.mkdtemp(prefix="export-", dir=desk.exports))
     plain = "".join(c if c.isalnum() or c in "._- " else "-" for c in recipe.name).strip(". ") or "merge"
-    written = export(composition, recipe, folder / f"{plain}.zip", format=format, dtype=dtype)
+    file = f"{plain}.zip" if format == "peft" else f"{plain} ({format}).zip"
+    written = export(composition, recipe, folder / file, format=format, dtype=dtype)
     return written, len(composition.adapter.modules)
 
 

@@ -111,7 +111,7 @@ class MixerPanel:
     def wire(self) -> None:
         """Connect the listeners."""
         token, version = self.shared.token, self.shared.version
-        self.method.input(self.on_method, [token, self.method], self.shared.controls(), **EDIT)
+        self.method.input(self.on_method, [token, self.method], [*self.shared.controls(), self.status], **EDIT)
         for index, slider in enumerate(self.weights):
             edit = partial(self.on_slid, slider, partial(self.on_weight, index))
             slider.input(edit, [token, slider, self.wide], [version, slider], **SLIDE)
@@ -142,7 +142,8 @@ class MixerPanel:
         if id == desk.recipe.method:
             return {}
         desk.edit(f"method {id}", method=id, knobs={})
-        return self.shared.refresh(desk)
+        # the former method's figures must not stand under the name of this one
+        return {**self.shared.refresh(desk), self.status: views.message(f"Merging by {id}…", "busy")}
 
     def on_slid(
         self, slider: gr.Slider, edit: Callable[[str, float], int], token: str, value: Any, is_wide: bool
@@ -221,7 +222,7 @@ class MixerPanel:
             refused = views.message(str(error), "refused")
             yield self._said(refused, "", refused)
             return
-        yield self._said(views.report(found), views.modules(found.modules), _line(found))
+        yield self._said(views.report(found), views.modules(found.modules), _line(found, _edited(desk)))
 
     def _said(self, report: str, modules: str, status: str) -> dict[Any, Any]:
         return {self.report: report, self.modules: modules, self.status: status, self.stop: _HIDDEN}
@@ -242,9 +243,15 @@ def _weight(desk: Desk, index: int) -> Any:
     return weight_update(adapter.name, desk.recipe.weights[index], is_by_module=is_by_module)
 
 
-def _line(found: Report) -> str:
-    """The report in one line, under the sliders."""
+def _edited(desk: Desk) -> int:
+    """How many units are muted or scaled."""
+    return sum(len(module) for source in desk.recipe.sources for module in source.units.scale.values())
+
+
+def _line(found: Report, edited: int) -> str:
+    """The report in one line, under the sliders; its figures are of what edits of units have left."""
     count = len(found.warnings)
     note = f" · {count} note{'s' * (count > 1)} in the report" if count else ""
     to_sum = "" if found.cosine_to_sum is None else f" · cosine to sum {found.cosine_to_sum:.3f}"
-    return views.message(f"rank {found.rank} · kept energy {found.kept_energy:.1%}{to_sum}{note}", "line")
+    after = f" · after {edited:,} edit{'s' * (edited > 1)} of units" if edited else ""
+    return views.message(f"rank {found.rank} · kept energy {found.kept_energy:.1%}{to_sum}{after}{note}", "line")

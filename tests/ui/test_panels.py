@@ -90,6 +90,7 @@ def test_two_clicks_begin_one_run() -> None:
 
 def test_a_method_brings_its_own_knobs(page: Page, token: str) -> None:
     updates = page.mixer.on_method(token, "lego")
+    assert "Merging by lego" in updates[page.mixer.status]  # not the former method's figures under this one's name
     assert updates[page.mixer.groups["lego"]]["visible"] is True
     assert updates[page.mixer.groups["svd"]]["visible"] is False
     page.mixer.on_knob("lego", "k", token, 3)
@@ -136,6 +137,7 @@ def test_the_lasso_mutes_and_undo_restores(page: Page, token: str) -> None:
     assert "3 units" in picked[1]
     page.selection.on_mute(token)
     assert [i for i, factor in enumerate(desk.factors()) if factor == 0] == [0, 2, 5]
+    assert "after 3 edits of units" in last(page.mixer.on_version(token))[page.mixer.status]  # what the figures are of
     page.history.on_undo(token)
     assert set(desk.factors()) == {1.0}
 
