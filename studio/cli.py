@@ -150,10 +150,10 @@ def _numbers(text: str) -> list[float]:
 
 def _inspect(options: argparse.Namespace) -> int:
     from studio.formats import inspect
-    from studio.sources import embedded_paths
+    from studio.recipe import Source
+    from studio.sources import EMBEDDED, resolve
 
-    embedded = embedded_paths()
-    found = [inspect(embedded.get(path, path)) for path in options.paths]
+    found = [inspect(resolve(Source(path=path)) if path.startswith(EMBEDDED) else path) for path in options.paths]
     if options.json:
         print(json.dumps([inspection.to_json() for inspection in found], indent=1))
     else:

@@ -158,18 +158,14 @@ def _score(options: argparse.Namespace) -> int:
     )
     given = [entry_of(recipe)] if _is_recipe(options.paths) else []
     entries = given + ([] if given and options.methods == "cat" else [entry_of(one) for one in sweep.recipes()])
-    own = dict(_own(item) for item in options.own)
-    for wanted, name in own.values():
-        if name not in {task.name for task in tasks}:
-            tasks.append(named_task(wanted, options.n, options.seed + 1))
-    _judged(options, base, recipe, sources, entries, tasks, {source: name for source, (_, name) in own.items()})
+    own = {}
+    for source, _, name in (item.partition("=") for item in options.own):
+        task = named_task(name, options.n, options.seed + 1)
+        own[source] = task.name
+        if task.name not in {known.name for known in tasks}:
+            tasks.append(task)
+    _judged(options, base, recipe, sources, entries, tasks, own)
     return 0
-
-
-def _own(item: str) -> tuple[str, tuple[str, str]]:
-    """A source, and its own task as it was given and as the rows name it."""
-    name, _, task = item.partition("=")
-    return name, (task, Path(task).stem if Path(task).suffix else task if ":" in task else f"{task}:test")
 
 
 # -- both --------------------------------------------------------------------------------------------------------------

@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.evidence.experiments import EXPERIMENTS, MORE, PAIRS
+from bench.evidence.experiments import EXPERIMENTS
 from bench.evidence.page import write_pages
-from bench.evidence.world import ROOT, SHIPPED, Size, World, adapters_of, folder_of, is_at_hand
+from bench.evidence.world import EVERY, ROOT, SHIPPED, Size, World, adapters_of, folder_of, is_at_hand
 from studio.files import write_atomic
 from studio.text.bases import open_base
 from studio.text.folders import EMBEDDED
 
-EVERY = (*PAIRS, *MORE)
 PARTS = ROOT / "build" / "evidence"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"
 

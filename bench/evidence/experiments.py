@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import studio
-from bench.evidence.world import POOL, TARGETS, Rows, World, ensemble, folder_of, merged
+from bench.evidence.world import EVERY, PAIRS, POOL, TARGETS, Rows, World, ensemble, folder_of, merged
 from studio.adapter import Adapter
 from studio.learning.adamerge import SETTINGS as ADAMERGE
 from studio.learning.adamerge import adamerge
@@ -20,9 +20,6 @@ from studio.learning.soups import Settings, learn
 from studio.text.score import Variant
 from studio.text.skills import items
 
-PAIRS = ("math+shout", "math+spanish", "math+code")
-MORE = ("count+shout", "count+spanish", "math+sentence")
-"""Pairs with the adapters that came later: merged and learned, by the shipped adapters alone."""
 TARGET_STEPS, TARGET_RATE = 200, 1e-3
 FORMS = ("raw", "canonical", "aligned")
 CLUSTERS = (4, 8, 12, 16)
@@ -154,7 +151,7 @@ class Experiment:
     """A function of a world and a pair, and the pairs it is made for."""
 
     run: Callable[[World, str], Rows]
-    pairs: tuple[str, ...] = (*PAIRS, *MORE)
+    pairs: tuple[str, ...] = EVERY
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.evidence import world
 from bench.evidence.world import ROOT
 from bench.marks import between
 from studio.files import write_atomic
@@ -21,17 +22,8 @@ from studio.vision.pipeline import EMBEDDED
 PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"
 BEGIN, END = "<!-- evidence: python -m bench.evidence -->\n", "<!-- end of evidence -->\n"
-PAIRS = {
-    "math+shout": "MATH + SHOUT",
-    "math+spanish": "MATH + SPANISH",
-    "math+code": "MATH + CODE",
-}
-MORE = {
-    "count+shout": "COUNT + SHOUT",
-    "count+spanish": "COUNT + SPANISH",
-    "math+sentence": "MATH + SENTENCE",
-}
-EVERY = {**PAIRS, **MORE}
+EVERY = {pair: pair.upper().replace("+", " + ") for pair in world.EVERY}
+PAIRS = {pair: EVERY[pair] for pair in world.PAIRS}
 COMPOSITION = ("fixed", "own", "few", "controls", "mixing")
 RECYCLED = ("real-relevant", "real-pair", "real-irrelevant", "random-relevant", "random-irrelevant")
 TITLES = {

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
+import studio
 from bench.evidence.seeds import BASE, shipped_base
 from bench.evidence.world import SHIPPED, folder_of
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
@@ -31,11 +30,11 @@ SEEDS = (0, 1, 2)
 
 def factors(folder: Path) -> Adapter:
     """The adapter of a PEFT folder as training holds it."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, factor in load_file(folder / "adapter_model.safetensors", device=device()).items():
-        name, side = key.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
-        found.setdefault(name, {})[side] = factor.float()
-    return {name: (sides["lora_A"], sides["lora_B"]) for name, sides in found.items()}
+    modules = studio.open_adapter(folder).modules
+    pairs = {name: module.load() for name, module in modules.items()}
+    return {
+        name: (torch.from_numpy(a).to(device()), torch.from_numpy(b).to(device())) for name, (a, b) in pairs.items()
+    }
 
 
 def at_hand(name: str, seed: int) -> Adapter:

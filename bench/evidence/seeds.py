@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.evidence.experiments import PAIRS
-from bench.evidence.world import ROOT, SEEDS, folder_of
+from bench.evidence.world import PAIRS, ROOT, SEEDS, folder_of
 from studio.text.skills import SINGLES
 from studio.training.text.__main__ import Plan
 from studio.training.text.adapters import Adapter, Table, train_skills, training_items

@@ -22,6 +22,10 @@ from studio.text.tasks import Task, skill_task
 
 POOL = ("code", "math", "recipes", "reverse", "shakespeare", "shout", "spanish", "twice")
 """The adapters that recycling chooses from; `count` and `sentence` came after those experiments."""
+PAIRS = ("math+shout", "math+spanish", "math+code")
+MORE = ("count+shout", "count+spanish", "math+sentence")
+"""Pairs with the adapters that came later: merged and learned, by the shipped adapters alone."""
+EVERY = (*PAIRS, *MORE)
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = 0
 """The adapters' seed that is in assets/text."""

@@ -95,9 +95,10 @@ class HistoryPanel:
 
     def controls(self, desk: Desk) -> dict[Any, Any]:
         """Name and versions; an export made before belongs to what was before."""
+        preset = dict(preset_choices()).get(desk.recipe.name)
         return {
-            self.preset: dict(preset_choices()).get(desk.recipe.name),
-            self.note: escape(_note(desk)),
+            self.preset: preset,
+            self.note: escape(_note(desk, preset)),
             self.name: desk.recipe.name or "merge",
             self.download: gr.update(visible=False),
             self.exported: views.message(_HINT),
@@ -257,11 +258,10 @@ def read_recipe_from(file: Path) -> Recipe:
     return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
 
 
-def _note(desk: Desk) -> str:
+def _note(desk: Desk, preset: str | None) -> str:
     """The recipe's note; what a preset says of its adapters says nothing of others."""
-    id = dict(preset_choices()).get(desk.recipe.name)
     places = [source.path for source in desk.recipe.sources]
-    if id is not None and places != [source.path for source in load_preset(id).sources]:
+    if preset is not None and places != [source.path for source in load_preset(preset).sources]:
         return "Other adapters than the preset's are on the desk."
     return desk.recipe.note
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -126,37 +126,48 @@ class ImagePanel:
     def wire(self, tab: gr.Tab) -> None:
         """Connect the listeners; the room follows the desk."""
         token = self.shared.token
-        fitted = [self.note, self.first, self.second, self.edit, self.is_ours, self.prompt, self.guidance, self.size]
-        fitted += [self.steps, self.accept]
-        for trigger in (tab.select, self.shared.version.change, self.base.blur, self.base.submit):
-            trigger(self.on_desk, [token, self.base, self.is_ours], fitted, show_progress="hidden", **PRIVATE)
+        fitted = [self.edit, self.is_ours, self.prompt, self.guidance, self.size, self.steps, self.accept]
+        given = [token, self.base, self.is_ours]
+        for trigger in (tab.select, self.shared.version.change):
+            trigger(self.on_desk, given, [self.note, self.first, self.second, *fitted], **_TOLD)
+        for trigger in (self.base.blur, self.base.submit):
+            trigger(self.on_base, given, fitted, **_TOLD)
         self.bring.click(self.on_bring, [token], [self.note, *self.shared.controls()], **_TOLD)
         wish = [token, self.base, self.accept, self.edit, self.prompt, self.steps, self.guidance, self.seed, self.size]
         self.draw.click(self.on_draw, wish, [self.row, self.hint, self.note, self.halt], **_TOLD)
         knobs = [self.first, self.second, self.low, self.high, self.count]
         self.lay.click(self.on_grid, [*wish, *knobs], [self.grid, self.hint, self.note, self.halt], **_TOLD)
-        self.halt.click(self.on_halt, [token], [self.halt], show_progress="hidden", **PRIVATE)
+        self.halt.click(self.on_halt, [token], [self.halt], **_TOLD)
 
     @told
     def on_desk(self, token: str, base: str | None = None, was_ours: bool | None = None) -> dict[Any, Any]:
-        """The desk or the base changed: name the adapters, and show the controls that this base listens to."""
+        """The desk changed: name its adapters, and show the controls that their base listens to."""
         if not token:
             return {}
-        desk = self.shared.desk(token)
-        adapters = desk.adapters
+        adapters = self.shared.desk(token).adapters
         names = [adapter.name for adapter in adapters]
-        named = _base_of(adapters, base)
+        updates = {self.note: views.message(_said(adapters), "line"), **self._fitted(token, base, was_ours)}
+        for menu, name in zip((self.first, self.second), _two(names), strict=True):
+            updates[menu] = gr.update(choices=names, value=name)
+        return updates
+
+    @told
+    def on_base(self, token: str, base: str | None, was_ours: bool | None) -> dict[Any, Any]:
+        """Another base was typed: what was chosen and drawn stays, the controls become those of the base."""
+        return self._fitted(token, base, was_ours)
+
+    def _fitted(self, token: str, base: str | None, was_ours: bool | None) -> dict[Any, Any]:
+        """The controls that the base listens to; the steps are reset for a base of the other kind alone."""
+        desk = self.shared.desk(token)
+        named = _base_of(desk.adapters, base)
         is_ours = named == BASE
         terms = terms_of(named) if named and not is_ours and desk.is_local else None
         edits = [_NO_EDIT, *((name.replace("_", " "), name) for name in catalogue())]
         updates: dict[Any, Any] = {
-            self.note: views.message(_said(adapters), "line"),
             self.is_ours: is_ours,
             self.edit: gr.update(choices=edits, visible=is_ours),
             self.accept: gr.update(visible=bool(terms and terms.is_restricted), info=str(terms or "")),
         }
-        for menu, name in zip((self.first, self.second), _two(names), strict=True):
-            updates[menu] = gr.update(choices=names, value=name)
         for control in (self.prompt, self.guidance, self.size):
             updates[control] = gr.update(visible=not is_ours)
         if is_ours != was_ours:
@@ -179,8 +190,7 @@ class ImagePanel:
         """Base, every source alone, and the merge."""
         desk = self._desk(token)
         variants = columns([(adapter, 1.0) for adapter in desk.adapters], desk.compose().adapter)
-        shown = {self.row: gr.update(value=[], columns=min(_ACROSS, len(variants)))}
-        yield from self._stream(token, Asked(*told), variants, shown)
+        yield from self._stream(token, Asked(*told), variants, self.row, columns=min(_ACROSS, len(variants)))
 
     @told_while
     def on_grid(self, token: str, *told: Any) -> Iterator[dict[Any, Any]]:
@@ -193,9 +203,8 @@ class ImagePanel:
             raise LoomError("The weights are out of range", next="give two numbers between -100 and 100")
         weights = np.linspace(low, high, min(max(int(count), 2), _MOST)).round(4).tolist()
         rows = grid(by_name[first], by_name[second], weights, weights)
-        label = f"Weights: {first} across, {second} down"
-        shown = {self.grid: gr.update(value=[], columns=len(weights), label=label)}
-        yield from self._stream(token, Asked(*asked), [v for row in rows for v in row], shown)
+        shape = {"columns": len(weights), "label": f"Weights: {first} across, {second} down"}
+        yield from self._stream(token, Asked(*asked), [v for row in rows for v in row], self.grid, **shape)
 
     @told
     def on_halt(self, token: str) -> Any:
@@ -206,19 +215,18 @@ class ImagePanel:
         return gr.update(interactive=False)
 
     def _stream(
-        self, token: str, asked: Asked, variants: Sequence[Variant], shown: dict[Any, Any]
+        self, token: str, asked: Asked, variants: Sequence[Variant], into: gr.Gallery, **shape: Any
     ) -> Iterator[dict[Any, Any]]:
-        """One picture after another into the one component of `shown`, until it is stopped or the desk moves on."""
+        """One picture after another into a gallery of this shape, until it is stopped or the desk moves on."""
         desk = self._desk(token)
         is_ours, opening = self._opening(desk, asked)
         wish = asked.wish(is_ours)
         stop = self._begin(token, desk)
-        ((into, cleared),) = shown.items()
         found: list[tuple[Image.Image, str]] = []
         yield {self.note: views.message("Opening the base…", "busy"), self.halt: gr.update(interactive=True)}
         try:
             draws: Draws = yield from self._waited(opening, "Opening the base…", stop)
-            yield {into: cleared}
+            yield {into: gr.update(value=[], **shape)}
             for place, variant in enumerate(variants, 1):
                 said = f"Drawing {variant.title}: {place} of {len(variants)}…"
                 picture = yield from self._waited(partial(_drawn, draws, wish, variant, stop), said, stop)
@@ -246,7 +254,7 @@ class ImagePanel:
             return {self.note: gr.skip()}
         return {self.note: views.message(text, level), self.halt: gr.update(interactive=False)}
 
-    def _waited(self, work: Any, said: str, stop: Stop) -> Iterator[dict[Any, Any]]:
+    def _waited(self, work: Any, said: str, stop: Stop) -> Generator[dict[Any, Any], None, Any]:
         """Work on a thread, saying what goes on and for how long; raises `Cancelled` once it is no longer wanted."""
         if stop():
             raise Cancelled("Something newer is drawn")

@@ -171,11 +171,7 @@ class LearningPanel(RunRoom[Training]):
     @told_while
     def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        with self.runs.beginning(token):
-            self.free(token)
-            run = self._ordered(self.shared.desk(token), *given)
-            self.runs.put(token, run)
-        yield from self.follow(token, run)
+        yield from self.begin(token, partial(self._ordered, self.shared.desk(token), *given))
 
     def _ordered(self, desk: Desk, *given: Any) -> Training:
         """The run that the controls spell."""
@@ -207,11 +203,11 @@ class LearningPanel(RunRoom[Training]):
     def finished(self, token: str, run: Training) -> dict[Any, Any]:
         """What was learned is on the desk: say what it means, and set every control by it."""
         desk = self.shared.desk(token)
-        return {**self.shared.refresh(desk), **self.left(run)}
+        return {**self.shared.refresh(desk), **self.left(token, run)}
 
-    def left(self, run: Training) -> dict[Any, Any]:
+    def left(self, token: str, run: Training) -> dict[Any, Any]:
         """What was learned, in words."""
-        return {self.state: _told(run, run.desk)}
+        return {self.state: _told(run, self.shared.desk(token))}
 
 
 def _told(run: Training, desk: Desk) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -223,12 +223,7 @@ class ModalityPanel:
         self.shared.desk(token)
         example = example_of(question, image, sound)
         decision = decided(example.inputs, route)
-        yield {self.state: views.message("Thinking…", "busy")}
-        try:
-            (said,) = self.store.load().answer([example], decision.adapter)
-        except LoomError:
-            yield {self.state: views.message("Nothing was answered.", "refused")}
-            raise
+        (said,) = yield from self._said("Thinking…", example, [decision])
         lines = [f"{decision.said}: {question.strip()[:60]} — {said.strip()[:60]}", *lines][:_LOGGED]
         yield {
             self.state: "",
@@ -244,17 +239,26 @@ class ModalityPanel:
         """The same question under every adapter, none, and both; the rule's own answer marked."""
         self.shared.desk(token)
         example = example_of(question, image, sound)
-        yield {self.state: views.message("Asking four ways…", "busy")}
-        mixture, ways = self.store.load(), [name for name in _ROUTES if name != _RULE]
-        try:
-            said = {name: mixture.answer([example], decided(example.inputs, name).adapter)[0] for name in ways}
-        except LoomError:
-            yield {self.state: views.message("Nothing was answered.", "refused")}
-            raise
+        ways = [name for name in _ROUTES if name != _RULE]
+        decisions = [decided(example.inputs, name) for name in ways]
+        answers = yield from self._said("Asking four ways…", example, decisions)
+        said = dict(zip(ways, answers, strict=True))
         follow = decided(example.inputs, _RULE).adapter
         lines = [f"Every way: {question.strip()[:60]} — by the rule {follow or 'the base alone'}", *lines][:_LOGGED]
         found = html.every_way(said, follow or "base alone")
         yield {self.state: "", self.answer: found, self.lines: lines, self.log: html.log(lines)}
+
+    def _said(
+        self, busy: str, example: Example, decisions: Sequence[Decision]
+    ) -> Generator[dict[Any, Any], None, list[str]]:
+        """The answers under each decision, told as busy meanwhile and as refused where there are none."""
+        yield {self.state: views.message(busy, "busy")}
+        try:
+            mixture = self.store.load()
+            return [mixture.answer([example], decision.adapter)[0] for decision in decisions]
+        except LoomError:
+            yield {self.state: views.message("Nothing was answered.", "refused")}
+            raise
 
 
 def inputs_of(image: Image.Image | None, sound: Sound | None) -> Inputs:

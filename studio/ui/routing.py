@@ -199,11 +199,7 @@ class RoutingPanel(RunRoom[Routing]):
     @told_while
     def on_train(self, token: str, tasks: Any, count: Any, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        with self.runs.beginning(token):
-            self.free(token)
-            run = self._ordered(self.shared.desk(token), tasks, count, *given)
-            self.runs.put(token, run)
-        yield from self.follow(token, run)
+        yield from self.begin(token, partial(self._ordered, self.shared.desk(token), tasks, count, *given))
 
     def _ordered(self, desk: Desk, tasks: Any, count: Any, *given: Any) -> Routing:
         """The run that the controls spell."""
@@ -216,11 +212,8 @@ class RoutingPanel(RunRoom[Routing]):
 
     def finished(self, token: str, run: Routing) -> dict[Any, Any]:
         """The router writes from now on, and can be saved."""
-        self.keep(token, run)
-        return self.left(run)
-
-    def left(self, run: Routing) -> dict[Any, Any]:
-        """What was learned, and the file."""
+        if run.file is None:
+            self.keep(token, run)
         return {self.state: _told(run), self.download: gr.update(value=str(run.file), visible=True)}
 
     def keep(self, token: str, run: Routing) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import gradio as gr
@@ -52,20 +53,14 @@ class RunRoom(Generic[Work]):
         """What a run that ended shows and leaves behind."""
         raise NotImplementedError
 
-    def left(self, run: Work) -> dict[Any, Any]:
-        """What a run that ended says to a page that is opened again."""
-        raise NotImplementedError
+    def left(self, token: str, run: Work) -> dict[Any, Any]:
+        """What a run that ended says to a page that is opened again; perhaps nobody saw it end."""
+        return self.finished(token, run)
 
     @told_while
     def on_resume(self, token: str) -> Iterator[dict[Any, Any]]:
         """Take a stopped run up again."""
-        with self.runs.beginning(token):
-            former = self.free(token)
-            if former is None:
-                raise LoomError("There is nothing to go on with", next=self.first)
-            run = former.again()
-            self.runs.put(token, run)
-        yield from self.follow(token, run)
+        yield from self.begin(token, partial(self._resumed, token))
 
     @told
     def on_stop(self, token: str) -> Any:
@@ -75,29 +70,37 @@ class RunRoom(Generic[Work]):
             run.stopped.set()
         return gr.update(interactive=False)
 
-    def free(self, token: str) -> Work | None:
-        """The visitor's run, which is at its end; raises `LoomError` while it goes on."""
+    def begin(self, token: str, make: Callable[[], Work]) -> Iterator[dict[Any, Any]]:
+        """Make a run, keep it as the visitor's, and show it; raises `LoomError` while the former goes on."""
+        with self.runs.beginning(token):
+            former = self.runs.get(token)
+            if former is not None and not former.job.wait(0):
+                raise LoomError("A run is under way", next="stop it first")
+            run = make()
+            self.runs.put(token, run)
+        yield from self.follow(token, run)
+
+    def _resumed(self, token: str) -> Work:
         former = self.runs.get(token)
-        if former is not None and not former.job.wait(0):
-            raise LoomError("A run is under way", next="stop it first")
-        return former
+        if former is None:
+            raise LoomError("There is nothing to go on with", next=self.first)
+        return former.again()
 
     def reopened(self, token: str, is_filled: bool) -> Iterator[dict[Any, Any]]:
         """The tab was opened: the run as it goes on, or on a fresh page what it left."""
         run = self.runs.get(token)
         if run is not None and not run.job.wait(0):
-            yield {self.filled: True}
             yield from self.follow(token, run)
         elif run is not None and not is_filled:
-            yield {self.filled: True, **self.ended(run)}
+            yield {self.filled: True, **self.ended(token, run)}
 
-    def ended(self, run: Work) -> dict[Any, Any]:
+    def ended(self, token: str, run: Work) -> dict[Any, Any]:
         """A run that is at its end, by whatever way."""
         try:
             run.job.result()
         except LoomError as error:
             return {self.state: views.message(str(error)), **self.buttons(run, going=False)}
-        return {**self.picture(run), **self.buttons(run, going=False), **self.left(run)}
+        return {**self.picture(run), **self.buttons(run, going=False), **self.left(token, run)}
 
     def follow(self, token: str, run: Work) -> Iterator[dict[Any, Any]]:
         """A run as it goes on, and what became of it."""
@@ -106,8 +109,8 @@ class RunRoom(Generic[Work]):
             yield self.picture(run)
         try:
             run.job.result()
-        except Cancelled as error:
-            yield {self.state: views.message(str(error)), **self.buttons(run, going=False)}
+        except Cancelled:
+            yield self.ended(token, run)
             return
         except LoomError:
             yield {self.state: views.message("Nothing was learned.", "refused"), **self.buttons(run, going=False)}

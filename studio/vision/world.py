@@ -40,7 +40,7 @@ _SECOND = tuple(name for name in SEEN if TRANSFORMS[name].reads == "pixels")
 _OTHERS = tuple((a, b) for a in SEEN for b in _SECOND if a != b and (a, b) not in frozenset(PAIRS))
 WIDE_PAIRS = _OTHERS[::3]  # for variety in training alone: a third of all other pairs of seen transforms
 REGIONAL = regional(SEEN)  # for variety in training alone
-_KNOWN = {**TRANSFORMS, **REGIONAL}
+EDITS = {**TRANSFORMS, **REGIONAL}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,11 +59,11 @@ def check(task: Task) -> Task:
     Raises `LoomError` for unknown names, for more than two transforms and for a second one that needs more than pixels.
     """
     for name in task:
-        if name not in _KNOWN:
+        if name not in EDITS:
             raise LoomError(f"There is no transform {name!r}", next=f"choose from {', '.join(TRANSFORMS)}")
     if not 1 <= len(task) <= 2:
         raise LoomError(f"A task has one or two transforms, not {len(task)}")
-    if len(task) == 2 and _KNOWN[task[1]].reads != "pixels":
+    if len(task) == 2 and EDITS[task[1]].reads != "pixels":
         raise LoomError(f"{task[1]!r} cannot come second", "it edits the scene, and the first edit leaves only pixels")
     return task
 
@@ -89,9 +89,9 @@ def sample_parameters(count: int, generator: torch.Generator, mode: Mode) -> tor
 
 def edit(task: Task, picture: Picture, parameters: torch.Tensor) -> torch.Tensor:
     """The right answer: the task with parameters (batch, 1 or 2, PARAMETERS) done to the pictures."""
-    image = _KNOWN[task[0]](picture, parameters[:, 0])
+    image = EDITS[task[0]](picture, parameters[:, 0])
     for index, name in enumerate(task[1:], start=1):
-        image = _KNOWN[name].on_pixels(image, parameters[:, index])
+        image = EDITS[name].on_pixels(image, parameters[:, index])
     return image
 
 

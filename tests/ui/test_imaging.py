@@ -98,6 +98,9 @@ def test_the_controls_are_those_of_the_base(panel: ImagePanel, token: str) -> No
     assert gated[panel.accept]["visible"]
     assert "non-commercial" in gated[panel.accept]["info"]
     assert not ours[panel.accept]["visible"]
+    typed = panel.on_base(token, "somebody/base", True)
+    assert not {panel.first, panel.second, panel.note} & typed.keys()  # what was chosen and said stays
+    assert typed[panel.steps] == 20
     with pytest.raises(gr.Error, match="no path"):
         panel.on_desk(token, "~nobody-of-that-name/" + "x" * 300)
 

@@ -121,6 +121,17 @@ def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
     assert "Stopped after" in last(again)[room.state]
 
 
+def test_a_router_whose_end_nobody_saw_is_there_when_the_page_is_opened(page: Page, room: RoutingPanel) -> None:
+    token, desk, _ = page.shared.rooms.enter(None)
+    desk.load(load_preset("01-shouted-sums"), "preset")
+    next(room.on_train(token, TASKS, 4, *ORDER))  # and the page is closed
+    room.runs.get(token).job.result()
+    fresh = last(room.on_open(token, None))
+    assert "Done after" in fresh[room.state]
+    assert Path(fresh[room.download]["value"]).is_file()
+    assert room.ready.get(token)
+
+
 def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPanel, tmp_path: Path) -> None:
     token, desk, _ = page.shared.rooms.enter(None)
     desk.load(load_preset("01-shouted-sums"), "preset")

@@ -10,10 +10,8 @@ from torch import Tensor
 from studio.training.vision.autoencoder import Autoencoder
 from studio.training.vision.settings import Settings
 from studio.vision import world
-from studio.vision.transforms import TRANSFORMS
 
-_EDITS = {**TRANSFORMS, **world.REGIONAL}
-TRANSFORM_IDS = {name: index + 1 for index, name in enumerate(_EDITS)}  # 0 is "none"
+TRANSFORM_IDS = {name: index + 1 for index, name in enumerate(world.EDITS)}  # 0 is "none"
 
 
 def as_bytes(images: Tensor) -> Tensor:
@@ -72,7 +70,7 @@ def draw_bank(amounts: Settings, seed: int, device: torch.device) -> Bank:
     before, after, tasks, parameters = [], [], [], []
     for task, count in plan:
         batch = world.draw(task, count, members, generator)
-        used = torch.tensor([[_EDITS[name].parameters for name in (*task, *task)[:2]]], device=device)
+        used = torch.tensor([[world.EDITS[name].parameters for name in (*task, *task)[:2]]], device=device)
         before.append(as_bytes(batch.before))
         after.append(as_bytes(batch.after))
         ids = [TRANSFORM_IDS[name] for name in task] + [0] * (2 - len(task))
