@@ -6,7 +6,7 @@ import os
 # Before torch is imported: threads that wait must not burn the cores that another visitor's merge needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from studio.ui.launch import launch
+from studio.ui.shell.launch import launch
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Open LoRA Loom in the browser.")

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from bench.synthetic import LLAMA_8B, Clock, adapter, machine, timed
 from studio import open_adapter
-from studio.compose import Sources, compose, recipe_for
-from studio.export import export
+from studio.composing.compose import compose, recipe_for
+from studio.composing.export import export
+from studio.formats import save_adapter
+from studio.recipes.sources import Sources
 
 RESULTS = Path(__file__).parent / "results" / "cat.json"
 SOURCES, RANK, REPEATS = 4, 16, 3
@@ -46,7 +48,7 @@ def main() -> None:
     about = machine()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        folders = [adapter(i, LLAMA_8B, RANK, Clock()).save(root / f"a{i}") for i in range(SOURCES)]
+        folders = [save_adapter(adapter(i, LLAMA_8B, RANK, Clock()), root / f"a{i}") for i in range(SOURCES)]
         size = sum((folder / "adapter_model.safetensors").stat().st_size for folder in folders)
         copies = root / "copies"
         copies.mkdir()

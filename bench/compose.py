@@ -12,8 +12,9 @@ from statistics import median
 from time import perf_counter, process_time
 
 from bench.synthetic import EMBEDDED, Clock, adapter, machine
-from studio.adapter import Adapter, in_memory_module
-from studio.compose import Sources, compose, recipe_for
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter, in_memory_module
+from studio.recipes.sources import Sources
 
 RESULTS = Path(__file__).parent / "results" / "compose.json"
 RANK, CALLS = 8, 15

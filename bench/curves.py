@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from bench.synthetic import LLAMA_8B, Clock, adapter, machine
-from studio.compose import Sources, compose, recipe_for
-from studio.files import write_atomic
+from studio.composing.compose import compose, recipe_for
+from studio.core.files import write_atomic
+from studio.recipes.sources import Sources
 
 RESULTS = Path(__file__).parent / "results" / "curves.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "cost.svg"

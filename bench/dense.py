@@ -19,7 +19,7 @@ import torch
 from peft.utils.merge_utils import ties as peft_ties
 
 from bench.synthetic import machine, peak_memory
-from studio.linalg import Pair
+from studio.core.linalg import Pair
 from studio.merging import method_by_id
 
 RESULTS = Path(__file__).parent / "results" / "dense.json"

@@ -22,9 +22,10 @@ import torch
 
 from bench.marks import between
 from bench.synthetic import EMBEDDED, LLAMA_8B, Clock, adapter, machine
-from studio.adapter import Adapter, in_memory_module
-from studio.compose import BATCH, Sources, compose, recipe_for
-from studio.files import write_atomic
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.files import write_atomic
+from studio.recipes.sources import BATCH, Sources
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results")) / "gpu.json"
 PAGE = Path(__file__).parents[1] / "docs" / "merging.md"

@@ -15,8 +15,8 @@ from time import perf_counter, process_time
 
 from bench.synthetic import LLAMA_8B, machine
 from studio import open_adapter
+from studio.composing.preflight import check
 from studio.merging import method_by_id
-from studio.preflight import check
 
 RESULTS = Path(__file__).parent / "results" / "headers.json"
 COUNT, RANK, REPEATS = 100, 16, 3

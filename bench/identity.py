@@ -132,7 +132,7 @@ def ours(method: str, layout: Layout) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         merged = studio.merge([studio.open_adapter(folder)], method, [1.0])
-        exported = merged.save(Path(folder) / "merged")
+        exported = studio.save_adapter(merged, Path(folder) / "merged")
         again = studio.open_adapter(exported)
         by_us = outcome({name: again.delta(name) for name in again.modules}, stock_deltas(model))
         by_peft = outcome(stock_deltas(PeftModel.from_pretrained(Toy(), exported)), stock_deltas(model))

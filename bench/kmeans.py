@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from studio.adapter import Adapter, in_memory_module
+from studio.core.adapter import Adapter, in_memory_module
 from studio.units import cluster_units, nearest, pca, place, units_of
 from studio.units.cluster import kmeans
 

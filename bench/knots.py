@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.synthetic import machine
-from studio.linalg import Pair
+from studio.core.linalg import Pair
 from studio.merging import method_by_id
 from studio.merging.dense import Vote, elect, trim
 from studio.merging.registry import Draw

@@ -22,17 +22,17 @@ from typing import Any
 import torch
 
 from bench.marks import between
-from studio.adapter import Adapter
-from studio.compose import Sources, compose, merge, recipe_for
-from studio.files import write_atomic
+from studio.composing.compose import compose, merge, recipe_for
+from studio.core.adapter import Adapter
+from studio.core.files import write_atomic
+from studio.core.linalg import Pair, inner
+from studio.evaluation.score import score
+from studio.evaluation.tasks import skill_task
 from studio.formats import open_adapter
-from studio.linalg import Pair, inner
 from studio.merging.lego import centroids, pool_of
 from studio.merging.stacks import stacks
-from studio.sources import embedded_paths
+from studio.recipes.sources import Sources, embedded_paths
 from studio.text.bases import open_base
-from studio.text.score import score
-from studio.text.tasks import skill_task
 
 RESULTS = Path(__file__).parent / "results" / "lego.json"
 PAGE = Path(__file__).parents[1] / "docs" / "merging.md"

@@ -20,10 +20,11 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from bench.synthetic import LLAMA_8B, Clock, adapter, machine, peak_memory
-from studio.adapter import Adapter
-from studio.compose import BATCH, Sources, compose, recipe_for
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
 from studio.merging.lego import pool_of
 from studio.merging.stacks import Stack, stacks
+from studio.recipes.sources import BATCH, Sources
 from studio.units.cluster import kmeans
 
 RESULTS = Path(__file__).parent / "results" / "lego_speed.json"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from playwright.sync_api import Page, sync_playwright
 
-from studio.ui.map import centroid_payload, map_payload, picked_ids, unit_map
+from studio.ui.compose.map import centroid_payload, map_payload, picked_ids, unit_map
 from studio.units import UnitTable, place
 from studio.units.gram import Nearest
 from studio.units.pool import Place

@@ -2,7 +2,7 @@
 
 Rows are the four input modes, columns the base alone, each adapter, both merged in three ways, the rule, and a ReMix
 router with k = 1 that learns from losses alone. A cell is the share of exactly right answers. Each folder is one
-training seed; without folders, the shipped one. Writes bench/results/modality.json.
+training seed; without folders, the shipped one. Writes assets/mixture/results.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from bench.synthetic import machine
+from studio.core.data import assets
 from studio.mixture.merged import MERGES, add_merges
 from studio.mixture.model import ADAPTERS, BASE, EMBEDDED, Mixture, open_mixture
 from studio.mixture.routed import CHOICES, Seen, chosen, train_router
@@ -27,7 +28,7 @@ from studio.routing.modality import MODES, Inputs, ModalityRouter
 from studio.routing.train import Settings
 from studio.text.bases import open_base
 
-RESULTS = Path(__file__).parent / "results" / "modality.json"
+RESULTS = assets("mixture", "results.json")
 TEST_SEED, ROUTER_SEEDS = 1, (0, 1, 2)
 TRAIN, VALID = 120, 40  # examples of each mode for the router, of other seeds than the test's
 NONE = "none"

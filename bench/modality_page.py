@@ -12,7 +12,8 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evidence-modality.md"
-RESULTS = ROOT / "bench" / "results"
+MIXTURE = ROOT / "assets" / "mixture" / "results.json"
+PHI4 = ROOT / "bench" / "results" / "phi4.json"
 COLUMNS = ("none", "vision", "speech", "sum", "average", "ties", "rule")
 MODES = ("text", "image", "audio", "image+audio")
 WORKS = {
@@ -30,7 +31,7 @@ def page(mixture: dict[str, Any], phi4: dict[str, Any]) -> str:
     parts = [
         "# Evidence: adapters by modality",
         _prose(
-            """Written by `python -m bench.modality_page` from `bench/results/modality.json` (`python -m
+            """Written by `python -m bench.modality_page` from `assets/mixture/results.json` (`python -m
             bench.modality`) and `bench/results/phi4.json` (`python -m bench.phi4`); a test fails where the page
             and the files differ. What the words mean: [modality.md](modality.md); the model: [its
             card](../assets/mixture/README.md)."""
@@ -157,7 +158,7 @@ def _picks(counts: dict[str, int]) -> str:
 
 def main() -> None:
     """Write the page."""
-    mixture, phi4 = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("modality", "phi4"))
+    mixture, phi4 = (json.loads(path.read_text()) for path in (MIXTURE, PHI4))
     PAGE.write_text(page(mixture, phi4), encoding="utf-8")
 
 

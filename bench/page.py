@@ -28,11 +28,11 @@ from pathlib import Path
 from statistics import median
 from urllib.error import URLError
 
-from studio.presets import load_preset, preset_ids
-from studio.recipe import Source
-from studio.sources import EMBEDDED, embedded_paths
-from studio.ui.page import Page, build
-from studio.ui.rooms import Settings
+from studio.recipes.presets import load_preset, preset_ids
+from studio.recipes.recipe import Source
+from studio.recipes.sources import EMBEDDED, embedded_paths
+from studio.ui.shell.page import Page, build
+from studio.ui.shell.sessions import Settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "page.json"

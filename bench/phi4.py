@@ -156,11 +156,11 @@ def viewed(folder: Path) -> dict[str, Any]:
 
 def extracted(folder: Path) -> dict[str, Any]:
     """Extract both to PEFT folders, bfloat16, read back and compared by the export itself."""
-    from studio.formats import open_adapter
+    from studio.formats import open_adapter, save_adapter
 
     sizes = []
     for name in ("vision", "speech"):
-        out = open_adapter(f"{folder}#{name}").save(folder.parent / "out" / f"{name}-lora", dtype="bfloat16")
+        out = save_adapter(open_adapter(f"{folder}#{name}"), folder.parent / "out" / f"{name}-lora", dtype="bfloat16")
         sizes.append((out / "adapter_model.safetensors").stat().st_size)
     return {"bytes": sizes}
 
@@ -182,8 +182,8 @@ def reopened(folder: Path) -> dict[str, Any]:
 def split(folder: Path) -> dict[str, Any]:
     """Take fused projections apart; whether the parts of one, put together, are the whole bit for bit."""
     from studio.formats import open_adapter
-    from studio.formats.bundle import read_config
-    from studio.formats.fused import split_projections
+    from studio.formats.containers.bundle import read_config
+    from studio.formats.modules.fused import split_projections
 
     vision = open_adapter(f"{folder}#vision")
     parts = split_projections(vision, read_config(folder / "config.json"))
@@ -194,8 +194,9 @@ def split(folder: Path) -> dict[str, Any]:
 
 def merged(folder: Path) -> dict[str, Any]:
     """Merge both by `cat` at weight 1, the sum that the reference never uses, with its report; nothing is written."""
-    from studio.compose import Sources, compose, recipe_for
+    from studio.composing.compose import compose, recipe_for
     from studio.formats import open_adapter
+    from studio.recipes.sources import Sources
 
     adapters = tuple(open_adapter(f"{folder}#{name}") for name in ("vision", "speech"))
     result = compose(recipe_for(adapters, "cat", [1.0, 1.0], {}), Sources(adapters))

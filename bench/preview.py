@@ -28,7 +28,7 @@ import torch
 import transformers
 
 import studio
-from studio.adapter import Adapter
+from studio.core.adapter import Adapter
 from studio.text.bases import Base, TextBase, is_at_hand, open_base
 from studio.text.decoding import Decoding
 from studio.text.folders import EMBEDDED

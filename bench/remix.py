@@ -17,7 +17,7 @@ from bench.remix_kept import figures, keep, kept
 from bench.remix_page import PAGE, page
 from bench.remix_text import rates_part, text_part
 from bench.remix_toy import ROUTERS, readings
-from studio.files import write_atomic
+from studio.core.files import write_atomic
 from studio.routing.ess import bound_probability, collapse
 from studio.routing.router import Kind
 from studio.routing.toy import make_toy, run_toy

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.synthetic import machine
-from studio.files import write_atomic
+from studio.core.files import write_atomic
 from studio.routing.measures import Measures
 
 RESULTS = Path(__file__).parent / "results" / "remix.json"

@@ -15,13 +15,13 @@ from torch import Tensor
 import studio
 from bench.remix_kept import figures, keep, kept
 from studio.learning.fit import Schedule
+from studio.recipes.sources import embedded_paths
 from studio.routing.baselines import Table, oracle, try_subsets
-from studio.routing.library import arrow, judge_library, xlora
+from studio.routing.items import skill_items
+from studio.routing.peft_routers import arrow, judge_library, xlora
 from studio.routing.router import Granularity, Kind
-from studio.routing.tasks import skill_items
 from studio.routing.text import Judged, Reads, Shape, TextWorld, fresh_router, judge, split_rows, text_world
 from studio.routing.train import Decide, Settings, Trained, train
-from studio.sources import embedded_paths
 from studio.text.bases import open_base
 
 ALONE = ("math", "shout", "spanish", "code", "reverse", "twice")

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from bench.synthetic import LLAMA_8B, Clock, adapter, machine, peak_memory
-from studio.adapter import Adapter
-from studio.compose import Sources, compose, recipe_for
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
+from studio.recipes.sources import Sources
 
 RESULTS = Path(__file__).parent / "results" / "svd.json"
 SOURCES, RANK = 4, 16

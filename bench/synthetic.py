@@ -12,8 +12,8 @@ from time import perf_counter, process_time
 import numpy as np
 import torch
 
-from studio.adapter import Adapter, LoraModule
-from studio.tensors import Array
+from studio.core.adapter import Adapter, LoraModule
+from studio.core.tensors import Array
 
 
 @dataclass(frozen=True)

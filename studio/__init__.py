@@ -5,23 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studio.adapter import Adapter
-    from studio.compose import compose, merge
-    from studio.formats import inspect, open_adapter
+    from studio.composing.compose import compose, merge
+    from studio.core.adapter import Adapter
+    from studio.formats import inspect, open_adapter, save_adapter
     from studio.merging import methods
-    from studio.recipe import Recipe
+    from studio.recipes.recipe import Recipe
 
-__version__ = "0.1.0"
-__all__ = ["Adapter", "Recipe", "compose", "inspect", "merge", "methods", "open_adapter"]
+from studio.core.version import VERSION
+
+__version__ = VERSION
+
+__all__ = ["Adapter", "Recipe", "compose", "inspect", "merge", "methods", "open_adapter", "save_adapter"]
 
 _HOMES = {
-    "Adapter": "studio.adapter",
-    "Recipe": "studio.recipe",
-    "compose": "studio.compose",
+    "Adapter": "studio.core.adapter",
+    "Recipe": "studio.recipes.recipe",
+    "compose": "studio.composing.compose",
     "inspect": "studio.formats",
-    "merge": "studio.compose",
+    "merge": "studio.composing.compose",
     "methods": "studio.merging",
     "open_adapter": "studio.formats",
+    "save_adapter": "studio.formats",
 }
 
 

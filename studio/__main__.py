@@ -1,8 +1,8 @@
-"""`python -m studio`: see `studio.cli`."""
+"""`python -m studio`: see `studio.cli.main`."""
 
 import sys
 
-from studio.cli import main
+from studio.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

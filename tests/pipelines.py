@@ -18,8 +18,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from studio.adapter import Adapter, LoraModule, in_memory_module
-from studio.formats.names import canonical
+from studio.core.adapter import Adapter, LoraModule, in_memory_module
+from studio.formats.modules.names import canonical
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "v_proj", "out_proj", "conv1", "ff.net.0.proj")

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from scipy.linalg import eigh
 
-from studio.adapter import Adapter, LoraModule
-from studio.linalg import Pair
+from studio.core.adapter import Adapter, LoraModule
+from studio.core.linalg import Pair
 from studio.merging import method_by_id
 from studio.merging.lego import cluster, pool_of
 

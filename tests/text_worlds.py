@@ -10,7 +10,7 @@ import tokenizers
 import torch
 import transformers
 
-from studio.adapter import Adapter
+from studio.core.adapter import Adapter
 from studio.formats import open_adapter
 from studio.text.bases import Base, TextBase
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from studio.formats import DIALECTS, WRITERS
-from studio.formats.peft_fields import FIELDS, HOW
+from studio.formats.modules.peft_fields import FIELDS, HOW
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "formats.md"

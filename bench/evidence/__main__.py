@@ -23,7 +23,7 @@ import torch
 from bench.evidence.experiments import EXPERIMENTS
 from bench.evidence.page import write_pages
 from bench.evidence.world import EVERY, ROOT, SHIPPED, Size, World, adapters_of, folder_of, is_at_hand
-from studio.files import write_atomic
+from studio.core.files import write_atomic
 from studio.text.bases import open_base
 from studio.text.folders import EMBEDDED
 

@@ -8,7 +8,9 @@ from functools import partial
 
 import studio
 from bench.evidence.world import EVERY, PAIRS, POOL, TARGETS, Rows, World, ensemble, folder_of, merged
-from studio.adapter import Adapter
+from studio.core.adapter import Adapter
+from studio.evaluation.score import Variant
+from studio.formats import save_adapter
 from studio.learning.adamerge import SETTINGS as ADAMERGE
 from studio.learning.adamerge import adamerge
 from studio.learning.controls import TargetSettings, random_like, target_lora
@@ -17,7 +19,6 @@ from studio.learning.lorahub import Search, lorahub
 from studio.learning.recycle import Recycling, recycle
 from studio.learning.regmean import input_grams, regmean
 from studio.learning.soups import Settings, learn
-from studio.text.score import Variant
 from studio.text.skills import items
 
 TARGET_STEPS, TARGET_RATE = 200, 1e-3
@@ -96,7 +97,7 @@ def target(world: World, pair: str) -> Adapter:
     if not (folder / "adapter_config.json").is_file():
         schedule = Schedule(rate=TARGET_RATE, steps=TARGET_STEPS, check_every=TARGET_STEPS // 10, seed=world.seed)
         like, settings = world.pair(pair), TargetSettings(schedule=schedule)
-        target_lora(world.base, like, world.examples(pair), settings).save(folder)
+        save_adapter(target_lora(world.base, like, world.examples(pair), settings), folder)
     return replace(studio.open_adapter(folder), name="target")
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from bench.evidence import world
 from bench.evidence.world import ROOT
 from bench.marks import between
-from studio.files import write_atomic
-from studio.text.intervals import Interval, Values, mean_interval, share_interval
-from studio.training.vision.evidence import headline
-from studio.training.vision.report import contenders
+from studio.core.files import write_atomic
+from studio.evaluation.intervals import Interval, Values, mean_interval, share_interval
 from studio.vision.pipeline import EMBEDDED
+from training.vision.evidence import headline
+from training.vision.report import contenders
 
 PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"

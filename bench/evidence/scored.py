@@ -1,6 +1,6 @@
 """Measure skills that `bench.evidence.seeds` trained over the shipped base: `python -m bench.evidence.scored count`.
 
-Exact match of each skill and of its pairs, as `studio.training.text` measures its own, into assets/text/results.json. A
+Exact match of each skill and of its pairs, as `training.text` measures its own, into assets/text/results.json. A
 pair's other skill is the sibling of the same seed where there is one in build/seeds, else the shipped adapter.
 """
 
@@ -19,10 +19,10 @@ import studio
 from bench.evidence.seeds import BASE, shipped_base
 from bench.evidence.world import SHIPPED, folder_of
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
-from studio.training.text.adapters import Adapter
-from studio.training.text.base import device
-from studio.training.text.evaluate import score, summary
-from studio.training.text.export import write_json
+from training.text.adapters import Adapter
+from training.text.base import device
+from training.text.evaluate import score, summary
+from training.text.export import write_json
 
 RESULTS = BASE.parent / "results.json"
 SEEDS = (0, 1, 2)

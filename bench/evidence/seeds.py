@@ -1,6 +1,6 @@
 """Train what the experiments need and nobody ships: `python -m bench.evidence.seeds math shout math+shout`.
 
-A skill's adapters of seeds 1 and 2, by the shipped recipe (`studio/training/text`: items, starts, 1200 steps of 32)
+A skill's adapters of seeds 1 and 2, by the shipped recipe (`training/text`: items, starts, 1200 steps of 32)
 over the shipped base; and for a pair, one LoRA on both skills' data by the same recipe ("data mixing"). They go into
 build/seeds; what is there already is not trained again. One takes 260 to 390 CPU seconds, all eleven an hour; on one
 H100 with 16 CPU cores `--jobs 11` took 128 s for all. Batches are drawn where it trains and CPU arithmetic is bfloat16,
@@ -22,11 +22,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.evidence.world import PAIRS, ROOT, SEEDS, folder_of
 from studio.text.skills import SINGLES
-from studio.training.text.__main__ import Plan
-from studio.training.text.adapters import Adapter, Table, train_skills, training_items
-from studio.training.text.base import device
-from studio.training.text.export import write_adapter
-from studio.training.text.model import Shape, StackedLlama
+from training.text.__main__ import Plan
+from training.text.adapters import Adapter, Table, train_skills, training_items
+from training.text.base import device
+from training.text.export import write_adapter
+from training.text.model import Shape, StackedLlama
 
 BASE = ROOT / "assets" / "text" / "base"
 NEEDED = (*sorted({part for pair in PAIRS for part in pair.split("+")}), *PAIRS)
@@ -40,7 +40,7 @@ def shipped_base() -> StackedLlama:
 
 
 def trained(model: StackedLlama, name: str, seed: int) -> Adapter:
-    """The adapter of a skill or of two skills' data, started and fed as `studio.training.text` does it."""
+    """The adapter of a skill or of two skills' data, started and fed as `training.text` does it."""
     plan = Plan()
     given = [item for part in name.split("+") for item in training_items(part, plan.items, seed)]
     table = Table.of(Tokenizer.from_file(str(BASE / "tokenizer.json")), given)

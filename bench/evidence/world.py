@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 import studio
-from studio.adapter import Adapter
-from studio.compose import Sources, compose, recipe_for
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
+from studio.evaluation.score import Variant, answer_logits, score, table_of
+from studio.evaluation.tasks import Task, skill_task
 from studio.learning.data import Examples, split
 from studio.learning.soups import Soup
-from studio.sources import embedded_paths
+from studio.recipes.sources import Sources, embedded_paths
 from studio.text.bases import TextBase
 from studio.text.rows import Block, stack_factors, view_with_rows
-from studio.text.score import Variant, answer_logits, score, table_of
 from studio.text.skills import items
-from studio.text.tasks import Task, skill_task
 
 POOL = ("code", "math", "recipes", "reverse", "shakespeare", "shout", "spanish", "twice")
 """The adapters that recycling chooses from; `count` and `sentence` came after those experiments."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from studio.audio.sounds import SOUNDS, sound
 from studio.audio.speech import RATE, WORDS, Wave, peak_to_one, random_voice, say
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 
 SECONDS = 1.28
 SAMPLES = round(SECONDS * RATE)

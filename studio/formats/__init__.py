@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studio.adapter import Adapter
-from studio.errors import MissingFile
-from studio.formats import embedded
-from studio.formats.bundle import Bundle, nested_adapters, open_bundle, split_selection
-from studio.formats.dora import open_dora
-from studio.formats.export import save_adapter
+from studio.core.adapter import Adapter
+from studio.core.errors import MissingFile
+from studio.formats.containers.bundle import Bundle, nested_adapters, open_bundle, split_selection
+from studio.formats.dialects import embedded
+from studio.formats.dialects.registry import DIALECTS, detect, read_bundle
 from studio.formats.inspection import Inspection, inspect
-from studio.formats.names import looks_like_id
-from studio.formats.registry import DIALECTS, detect, read_bundle
-from studio.formats.writers import WRITERS
+from studio.formats.modules.dora import open_dora
+from studio.formats.modules.names import looks_like_id
+from studio.formats.writers.registry import WRITERS
+from studio.formats.writers.save import save_adapter
 
 __all__ = [
     "DIALECTS",
@@ -59,7 +59,7 @@ def embedded_adapters(path: str | Path) -> tuple[str, ...]:
 def _open(path: str | Path) -> Bundle:
     where, selected = split_selection(path)
     if isinstance(path, str) and looks_like_id(str(where)) and not where.exists():
-        from studio.hub import fetch
+        from studio.formats.containers.hub import fetch
 
         where = fetch(f"{where}#{selected}" if selected else str(where))
     return open_bundle(where.expanduser(), selected)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.adapter import Adapter, Finding, LoraModule
-from studio.errors import LoomError, MissingFile
-from studio.formats.bundle import locate, open_bundle, split_selection
-from studio.formats.registry import detect, read_bundle
+from studio.core.adapter import Adapter, Finding, LoraModule
+from studio.core.errors import LoomError, MissingFile
+from studio.formats.containers.bundle import locate, open_bundle, split_selection
+from studio.formats.dialects.registry import detect, read_bundle
 
 Verdict = Literal["ok", "warn", "refused"]
 # Files beyond this are judged by their header; reading them would keep a person waiting for seconds.

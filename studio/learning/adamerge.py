@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from studio.adapter import Adapter
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.late import torch
+from studio.evaluation.score import Table, answer_logits, table_of
 from studio.learning.data import batch_rows
 from studio.learning.fit import OnProgress, Schedule, State, Stop, fit
 from studio.learning.soups import OnStep, Settings, Soup, mixture, soup, tell
 from studio.text.bases import TextBase
-from studio.text.score import Table, answer_logits, table_of
 from studio.text.skills import Item
 
 if TYPE_CHECKING:

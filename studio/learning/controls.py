@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
 from studio.learning.data import Examples
 from studio.learning.fit import OnProgress, Schedule, State, Stop, fit
 from studio.learning.updates import Update, answer_loss, view_with_updates

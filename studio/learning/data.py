@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from studio.errors import LoomError
-from studio.late import torch
+from studio.core.errors import LoomError
+from studio.core.late import torch
+from studio.evaluation.tasks import Task
 from studio.text.skills import Item
-from studio.text.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor

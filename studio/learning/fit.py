@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import BadRecipe, LoomError
-from studio.late import torch
+from studio.core.errors import BadRecipe, LoomError
+from studio.core.late import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studio.adapter import Adapter
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
 from studio.learning.data import Examples
 from studio.learning.fit import State, Stop
 from studio.learning.soups import OnStep, Settings, Soup, Step, mixture, soup

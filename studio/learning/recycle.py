@@ -14,15 +14,15 @@ from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from studio.adapter import Adapter
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
+from studio.evaluation.score import Score, score
+from studio.evaluation.tasks import Task
 from studio.learning.data import Examples
 from studio.learning.fit import Stop
 from studio.learning.soups import OnStep, Settings, Soup, learn
 from studio.text.bases import TextBase
-from studio.text.score import Score, score
-from studio.text.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor

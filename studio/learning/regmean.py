@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from studio.adapter import Adapter, LoraModule, in_memory_module
-from studio.errors import CannotMerge
-from studio.late import torch
+from studio.core.adapter import Adapter, LoraModule, in_memory_module
+from studio.core.errors import CannotMerge
+from studio.core.late import torch
+from studio.core.linalg import Pair
+from studio.evaluation.score import table_of
 from studio.learning.updates import Update, stack_adapters, view_with_updates
-from studio.linalg import Pair
 from studio.merging import regmean as merging
 from studio.text.bases import TextBase
-from studio.text.score import table_of
 from studio.text.skills import Item
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from studio.adapter import Adapter
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
 from studio.learning.data import Examples
 from studio.learning.fit import OnProgress, Progress, Schedule, State, Stop, fit
 from studio.learning.updates import Stacked, Update, answer_loss, stack_adapters, view_with_updates
-from studio.recipe import Recipe, parse
+from studio.recipes.recipe import Recipe, parse
 from studio.text.bases import TextBase
 
 if TYPE_CHECKING:

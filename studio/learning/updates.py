@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from studio.adapter import Adapter
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.late import torch
+from studio.evaluation.score import Table, answer_logits, table_of
 from studio.learning.data import batch_rows
 from studio.text.bases import TextBase
 from studio.text.rows import stack_factors
-from studio.text.score import Table, answer_logits, table_of
 from studio.text.skills import Item
 
 if TYPE_CHECKING:

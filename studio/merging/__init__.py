@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from studio.errors import BadRecipe
+from studio.core.errors import BadRecipe
 from studio.merging.cat import cat
 from studio.merging.dare import dare
 from studio.merging.della import della

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studio.linalg import Pair, stack
+from studio.core.linalg import Pair, stack
 from studio.merging.registry import Laws, Merged, method
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from studio.merging.thin import COMBINE_HELP, RESCALE_HELP, Combine, Rescale, sa
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.linalg import Pair
+    from studio.core.linalg import Pair
 
 
 @method(

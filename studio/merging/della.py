@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.merging.cat import weighted
 from studio.merging.dense import (
     ELECTION_HELP,
@@ -24,7 +24,7 @@ from studio.merging.thin import COMBINE_HELP, RESCALE_HELP, Combine, Rescale, th
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.linalg import Pair
+    from studio.core.linalg import Pair
 
 
 @method(

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from studio.errors import CannotMerge
-from studio.late import torch
-from studio.linalg import Pair
+from studio.core.errors import CannotMerge
+from studio.core.late import torch
+from studio.core.linalg import Pair
 from studio.merging.registry import Help, Merged, Range
 from studio.merging.truncate import truncate
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from studio.files import write_atomic
+from studio.core.files import write_atomic
 from studio.merging import Knob, Laws, Method, methods
 from studio.merging.regmean import LAWS as REGMEAN_LAWS
 

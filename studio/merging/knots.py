@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from studio.late import torch
-from studio.linalg import Pair
+from studio.core.late import torch
+from studio.core.linalg import Pair
 from studio.merging.cat import weighted
 from studio.merging.dense import (
     ELECTION_HELP,

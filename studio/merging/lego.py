@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from studio.late import torch
-from studio.linalg import Pair, Pairs, stack
+from studio.core.late import torch
+from studio.core.linalg import Pair, Pairs, stack
 from studio.merging.registry import Draw, Help, Laws, Merged, Range, method
 from studio.units.cluster import kmeans
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studio.late import torch
-from studio.linalg import Pair
+from studio.core.late import torch
+from studio.core.linalg import Pair
 from studio.merging.registry import Laws, Merged, method
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.merging.dense import (
     OUTPUT_HELP,
     OUTPUT_RANGE,
@@ -23,7 +23,7 @@ from studio.merging.registry import Help, Laws, Merged, Range, method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.linalg import Pair
+    from studio.core.linalg import Pair
 
 
 @method(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studio.errors import CannotMerge
-from studio.late import torch
-from studio.linalg import Pair
+from studio.core.errors import CannotMerge
+from studio.core.late import torch
+from studio.core.linalg import Pair
 from studio.merging.registry import Laws
 
 if TYPE_CHECKING:

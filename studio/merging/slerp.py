@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studio.errors import CannotMerge
-from studio.late import torch
-from studio.linalg import inner
+from studio.core.errors import CannotMerge
+from studio.core.late import torch
+from studio.core.linalg import inner
 from studio.merging.cat import weighted
 from studio.merging.registry import Laws, Merged, method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.linalg import Pair
+    from studio.core.linalg import Pair
 
 _PARALLEL = 0.9995  # beyond this cosine the arc and the chord are one, and its formula divides by zero
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from studio.late import torch
-from studio.linalg import Pair, Spectrum, inner, spectrum
+from studio.core.late import torch
+from studio.core.linalg import Pair, Spectrum, inner, spectrum
 from studio.merging.cat import weighted
 from studio.merging.registry import Help, Laws, Merged, Range, method
 

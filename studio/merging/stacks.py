@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from studio.adapter import Adapter, LoraModule
-from studio.errors import CannotMerge
-from studio.late import torch
-from studio.linalg import Pair, Pairs, canonical
+from studio.core.adapter import Adapter, LoraModule
+from studio.core.errors import BadRecipe, CannotMerge
+from studio.core.late import torch
+from studio.core.linalg import Pair, Pairs, canonical
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.recipe import UnitEdits
+
+class Edits(Protocol):
+    """Factors for single units of one source, by module and unit number, in raw or canonical form."""
+
+    @property
+    def form(self) -> str: ...  # noqa: D102
+
+    @property
+    def scale(self) -> Mapping[str, Mapping[int, float]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +81,7 @@ def stacks(adapters: Sequence[Adapter], *, budget: int, dense: bool = False, dev
             yield _gather(names[start : start + size], shape, adapters, device)
 
 
-def parts(stack: Stack, weights: Tensor, edits: Sequence[UnitEdits]) -> Iterator[tuple[Stack, Tensor]]:
+def parts(stack: Stack, weights: Tensor, edits: Sequence[Edits]) -> Iterator[tuple[Stack, Tensor]]:
     """Split a stack so that in each part no weight is zero and unit edits are done; `weights` is (modules, sources).
 
     A source of weight 0 is gone, and so is one whose every unit is muted. Modules that nobody is left for are not
@@ -82,7 +90,7 @@ def parts(stack: Stack, weights: Tensor, edits: Sequence[UnitEdits]) -> Iterator
     alive = (weights != 0).tolist()
     groups: dict[tuple[str, tuple[bool, ...]], list[int]] = {}
     for row, name in enumerate(stack.names):
-        own = name if any(edits[source].touches(name) for source in stack.sources) else ""
+        own = name if any(edits[source].scale.get(name) for source in stack.sources) else ""
         groups.setdefault((own, tuple(alive[row])), []).append(row)
     for (own, mask), rows in groups.items():
         columns = [j for j, keep in enumerate(mask) if keep]
@@ -95,10 +103,10 @@ def parts(stack: Stack, weights: Tensor, edits: Sequence[UnitEdits]) -> Iterator
             yield part, weights[rows][:, index]
 
 
-def _edited(part: Stack, edits: Sequence[UnitEdits]) -> Stack:
+def _edited(part: Stack, edits: Sequence[Edits]) -> Stack:
     name = part.names[0]
     pairs = Pairs(
-        edits[source].apply(name, pair) if edits[source].touches(name) else pair
+        edited(name, pair, edits[source]) if edits[source].scale.get(name) else pair
         for source, pair in zip(part.sources, part.pairs, strict=True)
     )
     return Stack(part.names, part.sources, pairs, part.like)
@@ -139,9 +147,16 @@ def _pair(modules: Sequence[LoraModule], device: str) -> Pair:
     return Pair(a, b).scaled(torch.tensor([module.scaling for module in modules], dtype=torch.float64))
 
 
-def edited(pair: Pair, scales: Mapping[int, float], form: str) -> Pair:
-    """Units scaled one by one, in raw or canonical form; a unit scaled by 0 is gone, and the rank falls with it."""
-    pair = canonical(pair).single() if form == "canonical" else pair
+def edited(module: str, pair: Pair, edits: Edits) -> Pair:
+    """The pair with its units scaled one by one; a unit scaled by 0 is gone, and the rank falls with it.
+
+    Raises `BadRecipe` for a unit beyond the pair's rank.
+    """
+    scales = edits.scale[module]
+    beyond = [index for index in scales if not 0 <= index < pair.rank]
+    if beyond:
+        raise BadRecipe(f"{module} has no unit {beyond[0]}", f"its units are 0 to {pair.rank - 1}")
+    pair = canonical(pair).single() if edits.form == "canonical" else pair
     factors = torch.tensor([scales.get(t, 1.0) for t in range(pair.rank)], dtype=pair.B.dtype, device=pair.B.device)
     keep = torch.nonzero(factors)[:, 0]
     return Pair(pair.A[..., keep, :], (pair.B * factors)[..., keep])

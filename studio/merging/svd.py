@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from studio.linalg import Pair, spectrum_of_sum
+from studio.core.linalg import Pair, spectrum_of_sum
 from studio.merging.registry import Help, Laws, Merged, Range, method
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
-from studio.late import torch
-from studio.linalg import Pair
+from studio.core.late import torch
+from studio.core.linalg import Pair
 from studio.merging.dense import Filter, Vote, elect, merged_rows, rows_of, tiles, weighted_sum
 from studio.merging.registry import Draw, Help
 

@@ -27,7 +27,7 @@ from studio.merging.registry import Help, Laws, Merged, Range, method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.linalg import Pair
+    from studio.core.linalg import Pair
 
 
 @method(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from studio.late import torch
-from studio.linalg import Pair, Spectrum
+from studio.core.late import torch
+from studio.core.linalg import Pair, Spectrum
 
 if TYPE_CHECKING:
     from torch import Tensor

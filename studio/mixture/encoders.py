@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 from studio.audio.features import BINS
-from studio.late import torch
+from studio.core.late import torch
 
 Weights = Mapping[str, "torch.Tensor"]
 Head = Literal["speech", "vision"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from studio.adapter import Adapter
-from studio.compose import merge
+from studio.composing.compose import merge
+from studio.core.adapter import Adapter
 from studio.formats import open_adapter
 from studio.mixture.model import ADAPTERS, EMBEDDED, Mixture
 

@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from studio.adapter import Adapter
 from studio.audio.features import log_mel
-from studio.errors import LoomError, MissingFile, Refused
-from studio.late import peft, torch
+from studio.core.adapter import Adapter
+from studio.core.data import assets
+from studio.core.errors import LoomError, MissingFile, Refused
+from studio.core.late import peft, torch
+from studio.core.tensors import open_safetensors
+from studio.formats import save_adapter
 from studio.mixture.encoders import (
     Head,
     Weights,
@@ -32,10 +35,9 @@ from studio.mixture.encoders import (
 )
 from studio.mixture.world import Example
 from studio.routing.modality import Decision, ModalityRouter, active
-from studio.tensors import open_safetensors
 from studio.text.bases import TextBase, open_base
 
-EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "mixture"
+EMBEDDED = assets("mixture")
 BASE = "lora-loom/text-base"
 ADAPTERS = ("vision", "speech")
 ENCODERS = "encoders.safetensors"
@@ -172,7 +174,7 @@ class Mixture:
     def add(self, adapter: Adapter, name: str) -> None:
         """Load one more adapter of the decoder under a name, for example a merge of the two."""
         with tempfile.TemporaryDirectory(prefix="loom-mixture-") as folder, self.lock:
-            adapter.save(Path(folder) / name)
+            save_adapter(adapter, Path(folder) / name)
             self.decoder.load_adapter(Path(folder) / name, adapter_name=name)
             self.decoder.eval().requires_grad_(False)
 
@@ -184,7 +186,7 @@ def open_mixture(folder: Path = EMBEDDED) -> Mixture:
     """
     for part in (ENCODERS, *(f"{name}-lora/adapter_model.safetensors" for name in ADAPTERS)):
         if not (folder / part).is_file():
-            raise MissingFile(f"{folder.name} lacks {part}", next="python -m studio.training.mixture makes it")
+            raise MissingFile(f"{folder.name} lacks {part}", next="python -m training.mixture makes it")
     base = open_base(BASE)
     base.model.to("cpu", torch.float32)  # too small for a GPU to help, and equal everywhere
     first, *others = ADAPTERS

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.mixture.model import ADAPTERS, Mixture
 from studio.mixture.world import Example
 from studio.routing.modality import MODES

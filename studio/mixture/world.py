@@ -16,7 +16,7 @@ import numpy as np
 
 from studio.audio.features import NAMES, clip
 from studio.audio.speech import Wave
-from studio.late import torch
+from studio.core.late import torch
 from studio.routing.modality import Inputs, Mode
 from studio.text.knowledge import NUMBERS
 from studio.text.skills import prompt, questions

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from studio.adapter import Adapter
-from studio.errors import BadRecipe, LoomError
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe, LoomError
+from studio.core.late import torch
 from studio.learning.fit import Stop
 from studio.routing.mixing import mix_adapters
 from studio.routing.router import BASE, Router

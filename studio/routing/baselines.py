@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from studio.errors import BadRecipe, Cancelled
-from studio.late import torch
+from studio.core.errors import BadRecipe, Cancelled
+from studio.core.late import torch
 from studio.learning.fit import Stop
 from studio.routing.measures import Decided, measure
 from studio.routing.text import Judged, TextWorld

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.errors import BadRecipe
+from studio.core.errors import BadRecipe
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 

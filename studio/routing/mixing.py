@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
 from studio.learning.soups import group_of
 from studio.learning.updates import Stacked, Update, stack_adapters, view_with_updates
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
-from studio.errors import BadRecipe, LoomError
+from studio.core.errors import BadRecipe, LoomError
 
 Mode = Literal["text", "image", "audio", "image+audio"]
 MODES: Final[tuple[Mode, ...]] = ("text", "image", "audio", "image+audio")

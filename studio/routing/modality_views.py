@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from studio.adapter import Adapter, LoraModule
-from studio.errors import LoomError
-from studio.late import torch
+from studio.core.adapter import Adapter, LoraModule
+from studio.core.errors import LoomError
+from studio.core.late import torch
 from studio.units.pool import layer_of, module_type_of, natural
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from itertools import permutations
 from math import perm
 from typing import TYPE_CHECKING, Final
 
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from studio.errors import BadRecipe
+from studio.core.errors import BadRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
-from studio.errors import BadRecipe, Refused
-from studio.files import write_atomic
-from studio.late import torch
+from studio.core.errors import BadRecipe, Refused
+from studio.core.files import write_atomic
+from studio.core.late import torch
+from studio.core.tensors import open_safetensors
 from studio.routing.policy import best, log_policy
-from studio.tensors import open_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,6 +155,15 @@ def load_router(path: Path) -> Router:
         return Router(**{**_about(file.metadata["router"]), **tensors})
     except (BadRecipe, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path.name} is no whole router", str(error)) from error
+
+
+def is_router(path: Path) -> bool:
+    """Whether this is a router that the studio wrote."""
+    try:
+        load_router(path)
+    except Refused:
+        return False
+    return True
 
 
 def _about(text: str) -> Mapping[str, Any]:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 
-from studio.adapter import Adapter
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
+from studio.evaluation.score import Table, answer_logits, mistaken, table_of
 from studio.learning.fit import Stop
+from studio.routing.items import Labelled
 from studio.routing.measures import Labels, Measures, measure
 from studio.routing.mixing import Mixture, mix_adapters
 from studio.routing.router import BASE, Granularity, Kind, Router, fresh
-from studio.routing.tasks import Labelled
 from studio.routing.train import Decide, OnStep, Settings, Trained, decisions, train
 from studio.text.bases import TextBase
-from studio.text.score import Table, answer_logits, mistaken, table_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -255,7 +255,7 @@ class Judged:
 
 
 def judge(world: TextWorld, router: Router, rows: Tensor | None = None) -> Judged:
-    """Answer items by a router's inference, exact match as in `studio.text.score`."""
+    """Answer items by a router's inference, exact match as in `studio.evaluation.score`."""
     rows = torch.arange(len(world)) if rows is None else rows
     reading = _Reading(world, [])
     losses, decided = decisions(reading, router, rows)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.learning.fit import Schedule
 from studio.routing.measures import Labels, Measures
 from studio.routing.router import Kind, Router, fresh

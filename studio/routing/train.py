@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
 from studio.learning.data import batch_rows
 from studio.learning.fit import Progress, Schedule, State, Stop, fit
 from studio.routing.measures import Decided, Labels, Measures, measure, unlabelled

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.adapter import Adapter
-from studio.errors import LoomError, NotAtHand
-from studio.late import torch, transformers
+from studio.core.adapter import Adapter
+from studio.core.errors import LoomError, NotAtHand
+from studio.core.late import torch, transformers
 from studio.text.folders import commit_of, download, folder_at_hand
 
 MAX_TEXT_CHARACTERS = 1_000_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studio.errors import BadRecipe
-from studio.late import torch
+from studio.core.errors import BadRecipe
+from studio.core.late import torch
 
 
 @dataclass(frozen=True, slots=True)

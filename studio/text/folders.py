@@ -10,10 +10,11 @@ from pathlib import Path
 
 import huggingface_hub
 
-from studio.errors import NotAtHand
+from studio.core.data import assets
+from studio.core.errors import NotAtHand
 
 EMBEDDED = "lora-loom/text-base"
-EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "text" / "base"
+EMBEDDED_FOLDER = assets("text", "base")
 MAX_DOWNLOAD_BYTES = 32 << 30
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)

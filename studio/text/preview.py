@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studio.adapter import Adapter, Finding
-from studio.errors import LoomError
-from studio.late import torch
+from studio.core.adapter import Adapter, Finding
+from studio.core.errors import LoomError
+from studio.core.late import torch
 from studio.text.bases import TextBase
 from studio.text.decoding import Chooser, Decoding
 from studio.text.reading import Reader, total_loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from studio.late import torch
+from studio.core.late import torch
 
 _MAX_LOGITS = 1 << 26  # float32 logits held at once while a text is measured: 256 MiB
 

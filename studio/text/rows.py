@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from studio.adapter import Adapter
-from studio.errors import LoomError
-from studio.late import torch, transformers
+from studio.core.adapter import Adapter
+from studio.core.errors import LoomError
+from studio.core.late import torch, transformers
 
 
 class WrongBase(LoomError):

@@ -19,7 +19,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 from studio.text.knowledge import FRENCH, NUMBERS, SPANISH
 from studio.text.questions import (
     Ask,

@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from studio.errors import LoomError
-from studio.late import torch
+from studio.core.errors import LoomError
+from studio.core.late import torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

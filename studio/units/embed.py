@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.late import umap
+from studio.core.late import umap
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]

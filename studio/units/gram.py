@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from studio.errors import LoomError
-from studio.late import torch
+from studio.core.errors import LoomError
+from studio.core.late import torch
 from studio.units.cluster import kmeans
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from studio.adapter import Adapter
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.late import torch
 from studio.units.gram import half_grams
 from studio.units.pool import EVERYTHING, Place, Pool, Scope, places_of, pools
 

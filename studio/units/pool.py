@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from studio.adapter import Adapter, LoraModule
-from studio.late import torch
-from studio.linalg import Pair, canonical
+from studio.core.adapter import Adapter, LoraModule
+from studio.core.late import torch
+from studio.core.linalg import Pair, canonical
 
 if TYPE_CHECKING:
     from torch import Tensor

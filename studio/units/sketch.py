@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.units.pool import Place, Pool
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from studio.adapter import Adapter
-from studio.late import torch
+from studio.core.adapter import Adapter
+from studio.core.late import torch
 from studio.units.gram import Grams, batch, half_grams
 from studio.units.pool import EVERYTHING, Form, Place, Pool, Scope, places_of, pools
 from studio.units.sketch import projections, sketch

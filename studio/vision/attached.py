@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from studio.errors import LoomError
-from studio.late import torch
-from studio.vision.lorweb import PREFIX, Lorweb
+from studio.core.errors import LoomError
+from studio.core.late import torch
+from studio.formats.containers.lorweb_file import PREFIX
+from studio.vision.lorweb import Lorweb
 
 ADAPTER = "analogy"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from studio.errors import LoomError, NotAtHand, Refused
-from studio.late import torch, transformers
+from studio.core.errors import LoomError, NotAtHand, Refused
+from studio.core.late import torch, transformers
 from studio.vision.lorweb import QueryMode
 
 Tiles = tuple[Image.Image, Image.Image, Image.Image]  # a, a', b, all of one size

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from studio.adapter import Adapter, LoraModule
-from studio.errors import LoomError
-from studio.formats.names import COMPONENTS, canonical
-from studio.late import torch
+from studio.core.adapter import Adapter, LoraModule
+from studio.core.errors import LoomError
+from studio.core.late import torch
+from studio.formats.modules.names import COMPONENTS, canonical
 
 Weighted = tuple[Adapter, float]
 

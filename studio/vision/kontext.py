@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from studio.errors import LoomError
-from studio.late import torch
+from studio.core.errors import LoomError
+from studio.core.late import torch
 from studio.vision.analogist import OnStep
 from studio.vision.attached import Attached
 from studio.vision.encoders import ImageEncoder, Tiles, composite

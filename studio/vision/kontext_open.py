@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.errors import LoomError, NotAtHand, Refused
-from studio.files import local_path
-from studio.formats.names import looks_like_id
-from studio.late import diffusers, torch
+from studio.core.errors import LoomError, NotAtHand, Refused
+from studio.core.files import local_path
+from studio.core.late import diffusers, torch
+from studio.formats.modules.names import looks_like_id
 from studio.vision.attached import attach
 from studio.vision.encoders import check_mode, open_encoder
 from studio.vision.kontext import KontextModel, Prompting

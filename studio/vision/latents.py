@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from studio.late import torch
+from studio.core.late import torch
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

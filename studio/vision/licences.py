@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.errors import LoomError
-from studio.files import local_path
+from studio.core.errors import LoomError
+from studio.core.files import local_path
 
 _CARD = "README.md"
 _MAX_CARD = 1 << 20

@@ -16,17 +16,15 @@ conversion is what this module does. diffusers loads such a file without an erro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import LoomError, Refused
-from studio.late import torch
-from studio.tensors import Array
-
-PREFIX = "transformer."
-PARTS = ("lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight")
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import LoomError, Refused
+from studio.core.late import torch
+from studio.core.tensors import Array
+from studio.formats.containers.lorweb_file import PREFIX, node_at
 
 QueryMode = Literal[
     "cat-aa'b", "ca'-ca", "ca'-ca+cb", "caa'", "caa'b", "caa'bb'", "aa'bb'", "paa'b*", "cat-paa'b*", "relation-aa'b"
@@ -208,11 +206,6 @@ def einsum_reference(layer: BasisLayer, x: torch.Tensor, mix: torch.Tensor) -> t
     return torch.einsum("bsi,nir,bn,nro->bso", x, layer.down, mix, layer.up)
 
 
-def is_lorweb(names: Iterable[str]) -> bool:
-    """Whether these tensor names are a LoRWeB file's: keys beside LoRA factors."""
-    return any(name.endswith(".lora_keys") for name in names)
-
-
 def effective_size(mix: torch.Tensor) -> torch.Tensor:
     """Effective number of adapters in each row of a mix, 1 / sum of squared shares; negative parts count by size."""
     shares = mix.abs() / mix.abs().sum(-1, keepdim=True).clamp(min=1e-12)
@@ -242,17 +235,6 @@ def _adapter(
 def _numpy(tensor: torch.Tensor) -> Array:
     values: Array = tensor.detach().float().cpu().contiguous().numpy()
     return values
-
-
-def node_at(config: object, *steps: str) -> Mapping[str, object]:
-    """The mapping below `config.process[0]`; empty when the path does not lead to one."""
-    node: object = config
-    for step in ("config", "process", 0, *steps):
-        if isinstance(step, int):
-            node = node[step] if isinstance(node, list) and node else None
-        else:
-            node = node.get(step) if isinstance(node, dict) else None
-    return node if isinstance(node, dict) else {}
 
 
 def _typed(kwargs: Mapping[str, object], key: str, kind: type, default: object) -> object:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import MissingFile, Refused
-from studio.files import write_atomic
-from studio.late import torch
-from studio.outputs import starts_with
+from studio.core.errors import MissingFile, Refused
+from studio.core.files import write_atomic
+from studio.core.late import torch
+from studio.core.outputs import starts_with
 from studio.vision.lorweb import Lorweb, effective_size
 
 if TYPE_CHECKING:

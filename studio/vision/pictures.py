@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from studio.errors import MissingFile, Refused
-from studio.files import write_atomic
-from studio.late import torch
+from studio.core.errors import MissingFile, Refused
+from studio.core.files import write_atomic
+from studio.core.late import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,17 +18,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from studio.adapter import Adapter
-from studio.errors import LoomError, MissingFile, Refused
-from studio.late import diffusers, torch, transformers
-from studio.tensors import open_safetensors
+from studio.core.adapter import Adapter
+from studio.core.data import assets
+from studio.core.errors import LoomError, MissingFile, Refused
+from studio.core.late import diffusers, torch, transformers
+from studio.core.tensors import open_safetensors
+from studio.formats.containers.lorweb_file import PREFIX
 from studio.vision.analogist import OnStep
 from studio.vision.latents import all_positions, euler, pack, strip, unpack
-from studio.vision.lorweb import PREFIX, Lorweb
+from studio.vision.lorweb import Lorweb
 from studio.vision.lorweb_file import read_lorweb
 from studio.vision.transforms import TRANSFORMS
 
-EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "vision"
+EMBEDDED = assets("vision")
 BASE = "lora-loom/tiny-flux-kontext"  # what adapters of the embedded model call it
 STEPS = 2
 MAX_STRENGTH = 10
@@ -287,7 +289,7 @@ def load_embedded(folder: Path = EMBEDDED, basis: Path | None = None) -> Analogy
             raise MissingFile(
                 f"{folder} has no {part}",
                 "the embedded vision model is not complete",
-                "run python -m studio.training.vision",
+                "run python -m training.vision",
             )
     vae = _pretrained(diffusers.AutoencoderKL, folder / "vae")
     transformer = _pretrained(diffusers.FluxTransformer2DModel, folder / "transformer")

@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from studio.adapter import Adapter
-from studio.errors import Cancelled, LoomError, NotAtHand, Refused
-from studio.files import local_path
-from studio.formats.names import looks_like_id
-from studio.late import diffusers, torch
+from studio.core.adapter import Adapter
+from studio.core.errors import Cancelled, LoomError, NotAtHand, Refused
+from studio.core.files import local_path
+from studio.core.late import diffusers, torch
+from studio.formats.modules.names import looks_like_id
 from studio.vision.injected import Placed, injected, layers_of, place
 
 Stop = Callable[[], bool]

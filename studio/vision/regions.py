@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.vision.edits.transform import Transform
 from studio.vision.edits.vocabulary import luminance
 from studio.vision.scenes import Picture, blend

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from studio.late import torch
+from studio.core.late import torch
 
 SIDE = 64
 OBJECTS = 3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.vision.world import Task, draw
 
 if TYPE_CHECKING:

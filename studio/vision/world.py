@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from studio.errors import LoomError
-from studio.late import torch
+from studio.core.errors import LoomError
+from studio.core.late import torch
 from studio.vision.edits.transform import PARAMETERS
 from studio.vision.regions import regional
 from studio.vision.scenes import Picture, integers, render, sample_scene, uniform

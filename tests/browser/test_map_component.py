@@ -15,8 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Page, expect, sync_playwright
 
-from studio.adapter import Adapter, in_memory_module
-from studio.ui.map import COLOURS, centroid_payload, map_payload, muted_payload, picked_ids, unit_map
+from studio.core.adapter import Adapter, in_memory_module
+from studio.ui.compose.map import COLOURS, centroid_payload, map_payload, muted_payload, picked_ids, unit_map
 from studio.units import cluster_units, nearest, pca, place, units_of
 
 pytestmark = pytest.mark.browser

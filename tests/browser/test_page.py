@@ -11,10 +11,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 import studio
-from studio.compose import compose
+from studio.composing.compose import compose
 from studio.merging import method_by_id
-from studio.presets import load_preset, preset_ids
-from studio.recipe import read_yaml
+from studio.recipes.presets import load_preset, preset_ids
+from studio.recipes.recipe import read_yaml
 from tests.browser.conftest import visiting
 from tests.browser.page import PATIENCE, ROOT, Server, Visit
 from tests.fixtures import peft_folder

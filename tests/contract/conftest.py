@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from studio.adapter import Adapter, in_memory_module
+from studio.core.adapter import Adapter, in_memory_module
 
 SHAPES = {"q": (12, 20), "k": (12, 20), "up": (30, 9), "down": (9, 30)}
 

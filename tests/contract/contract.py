@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from studio import merge, methods
-from studio.adapter import Adapter
+from studio.core.adapter import Adapter
 
 IDS = tuple(methods())
 WEIGHTS = (0.9, 0.4, 0.7)

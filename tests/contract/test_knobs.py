@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from studio import methods
-from studio.errors import BadRecipe
+from studio.core.errors import BadRecipe
 from studio.merging.registry import Knob, Method
 from tests.contract.contract import IDS
 from tests.references import REFERENCES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from studio import merge, methods
-from studio.adapter import Adapter, in_memory_module
+from studio.core.adapter import Adapter, in_memory_module
 from tests.contract.contract import IDS, WEIGHTS, distance, run, sources_for
 
 TOLERANCE = 1e-5

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from studio import merge, methods
-from studio.adapter import Adapter
-from studio.compose import BUDGET, Sources, compose, recipe_for
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
+from studio.recipes.sources import BUDGET, Sources
 from tests.contract.conftest import adapter
 from tests.contract.contract import IDS, distance, factors, run, sources_for
 

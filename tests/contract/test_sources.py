@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from studio import merge, methods
-from studio.adapter import Adapter, in_memory_module
-from studio.compose import Sources, compose
-from studio.errors import BadRecipe, CannotMerge
-from studio.recipe import parse
+from studio.composing.compose import compose
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import BadRecipe, CannotMerge
+from studio.recipes.recipe import parse
+from studio.recipes.sources import Sources
 from tests.contract.conftest import adapter
 from tests.contract.contract import IDS, WEIGHTS, distance, factors, run, sources_for
 from tests.references import expected

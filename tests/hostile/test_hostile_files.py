@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from studio.errors import LoomError, Refused
+from studio.core.errors import LoomError, Refused
 from studio.formats import inspect, open_adapter
-from studio.formats.bundle import locate, read_config
-from studio.formats.peft_config import first_match
-from studio.recipe import load
+from studio.formats.containers.bundle import locate, read_config
+from studio.formats.modules.peft_config import first_match
+from studio.recipes.recipe import load
 from tests.fixtures import gguf_file, mlx_folder, peft_folder, sharded_checkpoint, weights_file
 
 many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

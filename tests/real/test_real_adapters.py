@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 from studio.formats import inspect, open_adapter, save_adapter
-from studio.formats.export import relative_error
+from studio.formats.writers.save import relative_error
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import NotAtHand
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import NotAtHand
 from studio.text.bases import open_base
 from studio.text.decoding import Decoding
 from studio.text.preview import open_preview

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from studio import merge, methods, open_adapter
-from studio.adapter import Adapter
+from studio.core.adapter import Adapter
 from tests.references import expected
 
 pytestmark = pytest.mark.slow

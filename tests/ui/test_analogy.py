@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from studio.formats import open_adapter
-from studio.recipe import Source
-from studio.ui.analogy import AnalogyPanel, atlas, models
-from studio.ui.analogy.atlas import BRINGS, MOVES
-from studio.ui.panel import Shared
-from studio.ui.rooms import Rooms, Settings, WarmUp
+from studio.recipes.recipe import Source
+from studio.ui.pictures.analogy import AnalogyPanel, atlas, models
+from studio.ui.pictures.analogy.atlas import BRINGS, MOVES
+from studio.ui.shell.panel import Shared
+from studio.ui.shell.sessions import Rooms, Settings, WarmUp
 from studio.units import pca
 from tests.kontext import clip_folder, kontext_pipeline, lorweb_folder
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from studio.formats import save_adapter
-from studio.recipe import Source
-from studio.ui.imaging import ImagePanel
-from studio.ui.panel import Shared
-from studio.ui.rooms import Rooms, Settings, WarmUp
+from studio.recipes.recipe import Source
+from studio.ui.pictures.image.page import ImagePanel
+from studio.ui.shell.panel import Shared
+from studio.ui.shell.sessions import Rooms, Settings, WarmUp
 from tests.image_bases import quiet, whole_sd
 from tests.pipelines import adapter_for
 

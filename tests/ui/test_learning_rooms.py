@@ -12,14 +12,16 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from studio.learning.ways import WAYS
-from studio.presets import load_preset
+from studio.learning.learners import WAYS
+from studio.recipes.presets import load_preset
 from studio.text.skills import items
-from studio.ui import asked, board, curves
-from studio.ui.learning import LearningPanel
-from studio.ui.page import Page, build
-from studio.ui.rooms import Settings
-from studio.ui.scoring import ScoringPanel
+from studio.ui.compose.learn import curves
+from studio.ui.compose.learn.page import LearningPanel
+from studio.ui.judge import table as board
+from studio.ui.judge.page import ScoringPanel
+from studio.ui.shell import task_choices as asked
+from studio.ui.shell.page import Page, build
+from studio.ui.shell.sessions import Settings
 
 QUICK = {
     "shape": "free",
@@ -166,7 +168,7 @@ def test_learned_rows_never_stand_alone(
     page: Page, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a visitor's own file: half is learned from, and only the rest judged, with every control beside it."""
-    monkeypatch.setattr("studio.ui.judging.TARGET_STEPS", 3)
+    monkeypatch.setattr("studio.ui.judge.job.TARGET_STEPS", 3)
     own = tmp_path / "mine.jsonl"
     lines = [json.dumps({"prompt": i.prompt, "answer": i.answer}) for i in items("math+shout", "test", 9, 1)]
     own.write_text("\n".join(lines))

@@ -12,13 +12,13 @@ from PIL import Image
 
 from bench.phi4 import Phi4, write_checkpoint
 from studio.audio.speech import RATE
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 from studio.mixture.world import IMAGE_QUESTIONS, Sight, picture
-from studio.ui import modality_html as html
-from studio.ui.modality import ModalityPanel, decided, example_of, inputs_of, measured, shown
-from studio.ui.modality_folder import opened
-from studio.ui.page import Page, build
-from studio.ui.rooms import Settings
+from studio.ui.route.modalities import html
+from studio.ui.route.modalities.folder import opened
+from studio.ui.route.modalities.page import ModalityPanel, decided, example_of, inputs_of, measured, shown
+from studio.ui.shell.page import Page, build
+from studio.ui.shell.sessions import Settings
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_painting_goes_on_white(room: ModalityPanel) -> None:
 
 def test_the_measured_matrix_is_the_files(tmp_path: Path) -> None:
     assert "not in this copy" in measured(tmp_path / "nothing.json")
-    path = Path(__file__).parents[2] / "bench" / "results" / "modality.json"
+    path = Path(__file__).parents[2] / "assets" / "mixture" / "results.json"
     found = json.loads(path.read_text())
     shown_matrix = measured(path)
     mean = np.mean([seed["matrix"]["image"]["rule"] for seed in found["seeds"]])

@@ -16,16 +16,16 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
 
-from studio.desk import MAX_SOURCES
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 from studio.merging.lego import cluster, pool_of
 from studio.merging.registry import Draw
-from studio.ui.launch import keep_token_private
-from studio.ui.page import Page, build
-from studio.ui.panel import Latest, as_message
-from studio.ui.rooms import Settings
-from studio.ui.units import clusters_of
-from studio.uploads import receive
+from studio.recipes.uploads import receive
+from studio.session.workspace import MAX_SOURCES
+from studio.ui.compose.units import clusters_of
+from studio.ui.shell.launch import keep_token_private
+from studio.ui.shell.page import Page, build
+from studio.ui.shell.panel import Latest, as_message
+from studio.ui.shell.sessions import Settings
 from tests.fixtures import peft_folder
 
 

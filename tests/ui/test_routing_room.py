@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from studio.presets import load_preset
+from studio.recipes.presets import load_preset
 from studio.routing.router import load_router
-from studio.ui import plots, routing_html
-from studio.ui.page import Page, build
-from studio.ui.rooms import Settings
-from studio.ui.routing import RoutingPanel
+from studio.ui.route import html as routing_html
+from studio.ui.route.page import RoutingPanel
+from studio.ui.shell import plots
+from studio.ui.shell.page import Page, build
+from studio.ui.shell.sessions import Settings
 
 # k, omega, kind, granularity, features, with base, seed, M, entropy, rate, steps, batch
 ORDER = (2, 1.0, "remix", "sequence", "embedding", True, 0, 2, 0.01, 0.1, 3, 2)

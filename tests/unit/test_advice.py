@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from studio.adapter import Adapter, in_memory_module
-from studio.compose import Sources, compose, recipe_for
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter, in_memory_module
+from studio.recipes.sources import Sources
 
 A, B = np.eye(2, 12, dtype=np.float32), np.eye(10, 2, dtype=np.float32)
 APART = np.roll(A, 4, axis=1)

@@ -8,7 +8,7 @@ import pytest
 from studio.audio.features import BINS, FRAMES, NAMES, SAMPLES, clip, log_mel, recorded
 from studio.audio.sounds import SOUNDS
 from studio.audio.speech import PHONEMES, RATE, WORDS, Voice, say
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 
 
 def tone(hertz: float, seconds: float, rate: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio.adapter import Adapter
-from studio.errors import LoomError, NotAtHand
+from studio.core.adapter import Adapter
+from studio.core.errors import LoomError, NotAtHand
 from studio.text import folders, store
 from studio.text.bases import TextBase, find_base, is_at_hand, open_base
 from studio.text.folders import EMBEDDED

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
-from studio import cli
+from studio.cli import main as cli
+from studio.composing.report import ModuleReport, Report, SourceReport
 from studio.formats import open_adapter
 from studio.merging import methods
-from studio.recipe import load
-from studio.report import ModuleReport, Report, SourceReport
+from studio.recipes.recipe import load
 from tests.fixtures import TINY, peft_folder
 
 INSPECTION = {
@@ -87,7 +87,7 @@ def test_inspect_as_json_says_all_and_fails_if_one_is_refused(tmp_path: Path, tw
 
 
 def test_methods_are_listed_without_torch() -> None:
-    program = "import sys, studio.cli; studio.cli.main(['methods', '--json']); sys.exit('torch' in sys.modules)"
+    program = "import sys, studio.cli.main; studio.cli.main.main(['methods', '--json']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)

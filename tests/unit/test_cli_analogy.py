@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from studio import cli
-from studio.compose import compose
+from studio.cli import main as cli
+from studio.composing.compose import compose
+from studio.evaluation.image_quality import psnr
 from studio.formats import open_adapter
-from studio.recipe import read_yaml
+from studio.recipes.recipe import read_yaml
 from studio.vision.lorweb_file import read_lorweb
 from studio.vision.pictures import MAX_PIXELS, read_picture, to_picture
 from studio.vision.pipeline import EMBEDDED
-from studio.vision.score import psnr
 from studio.vision.space import ready
 from tests.kontext import clip_folder, kontext_pipeline, lorweb_folder
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from studio import cli
-from studio.errors import LoomError
-from studio.outputs import is_recipe, require_place, starts_with
-from studio.recipe import parse
-from studio.scoreboard import COLUMNS, Board
+from studio.cli import main as cli
+from studio.core.errors import LoomError
+from studio.core.outputs import require_place, starts_with
+from studio.evaluation.scoreboard import COLUMNS, Board
+from studio.recipes.recipe import is_recipe, parse
 from studio.vision.pictures import is_drawn, write_picture
 
 PICTURES = ("--a", "missing.png", "--a2", "missing.png", "--b", "missing.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from studio import cli
+from studio.cli import main as cli
 from studio.formats import open_adapter
 from studio.routing.router import load_router
 

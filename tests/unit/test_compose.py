@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studio.adapter import Adapter, Finding, in_memory_module
-from studio.compose import Composition, Sources, compose, merge, renamed_apart
-from studio.errors import BadRecipe, Cancelled, CannotMerge
+from studio.composing.compose import Composition, compose, merge
+from studio.core.adapter import Adapter, Finding, in_memory_module
+from studio.core.errors import BadRecipe, Cancelled, CannotMerge
+from studio.core.tensors import in_memory
 from studio.merging import methods
-from studio.recipe import parse
-from studio.tensors import in_memory
+from studio.recipes.recipe import parse
+from studio.recipes.sources import Sources, renamed_apart
 
 SHAPES = {"h.0.attn": (12, 10), "h.0.mlp": (9, 14), "h.1.attn": (12, 10), "h.1.mlp": (9, 14)}
 WEIGHTS = (0.8, -0.5, 0.3)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studio.desk import MAX_SOURCES, Desk
-from studio.errors import BadRecipe, Cancelled, CannotMerge, LoomError
-from studio.recipe import Source, read_yaml
+from studio.core.errors import BadRecipe, Cancelled, CannotMerge, LoomError
+from studio.recipes.recipe import Source, read_yaml
+from studio.session.workspace import MAX_SOURCES, Desk
 from tests.fixtures import peft_folder
 
 

@@ -22,7 +22,7 @@ from bench.evidence.page import (
     readme_table,
     verdict,
 )
-from studio.text.intervals import Interval
+from studio.evaluation.intervals import Interval
 
 TASKS = columns("math+shout").values()
 

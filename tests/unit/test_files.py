@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.errors import MissingFile
-from studio.files import local_path, read_at_most, write_atomic
+from studio.core.errors import MissingFile
+from studio.core.files import local_path, read_at_most, write_atomic
 
 
 @given(st.text(max_size=400) | st.sampled_from(["~nobody/of/that/name", "\0", "x" * 256, "a/" * 3000, "\ud800"]))

@@ -10,11 +10,11 @@ import gguf
 import numpy as np
 import pytest
 
-from studio.errors import CannotMerge, Refused
+from studio.core.errors import CannotMerge, Refused
 from studio.formats import embedded_adapters, inspect, open_adapter
-from studio.formats.bundle import split_selection
-from studio.recipe import Source
-from studio.sources import open_source
+from studio.formats.containers.bundle import split_selection
+from studio.recipes.recipe import Source
+from studio.recipes.sources import open_source
 from tests.fixtures import gguf_file, pair, peft_folder, sharded_checkpoint, weights_file
 
 ATTENTION = "blk.0.attn_q"

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from studio.errors import Refused
-from studio.formats import inspect, names, open_adapter
-from studio.formats.names import canonical, kernels, unet_by_index
-from studio.formats.parts import split_key
+from studio.core.errors import Refused
+from studio.formats import inspect, open_adapter
+from studio.formats.modules import names
+from studio.formats.modules.names import canonical, kernels, unet_by_index
+from studio.formats.modules.parts import split_key
 from tests.fixtures import TINY, mlx_folder, pair, peft_folder, weights_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]

@@ -13,9 +13,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from studio import merge
-from studio.errors import LoomError, MissingFile, Refused
+from studio.core.errors import LoomError, MissingFile, Refused
 from studio.formats import open_adapter
-from studio.formats.dora import open_dora
+from studio.formats.modules.dora import open_dora
 from tests.fixtures import peft_folder
 
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
-from studio.errors import LoomError, Refused
+from studio.core.errors import LoomError, Refused
 from studio.formats import open_adapter, save_adapter
 from tests.fixtures import peft_folder
 

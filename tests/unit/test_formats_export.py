@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import LoomError
-from studio.formats import export, open_adapter, save_adapter
-from studio.formats.names import hub_id_or_none
-from studio.formats.safetensors_file import encode
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import LoomError
+from studio.formats import open_adapter, save_adapter
+from studio.formats.containers.safetensors_file import encode
+from studio.formats.modules.names import hub_id_or_none
+from studio.formats.writers import save as export
 from tests.fixtures import pair, peft_folder
 
 

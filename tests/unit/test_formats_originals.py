@@ -12,12 +12,13 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.loaders import lora_conversion_utils as stock
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import Refused
-from studio.formats import inspect, names, open_adapter, save_adapter
-from studio.formats.export import relative_error
-from studio.formats.names import table_lines
-from studio.formats.originals import fuse, is_original, split_fused
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import Refused
+from studio.formats import inspect, open_adapter, save_adapter
+from studio.formats.modules import names
+from studio.formats.modules.names import table_lines
+from studio.formats.modules.originals import fuse, is_original, split_fused
+from studio.formats.writers.save import relative_error
 from tests.fixtures import pair, peft_folder, weights_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]

@@ -20,10 +20,10 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from studio.adapter import Adapter
-from studio.errors import LoomError, Refused
+from studio.core.adapter import Adapter
+from studio.core.errors import LoomError, Refused
 from studio.formats import inspect, open_adapter, save_adapter
-from studio.formats.peft_config import first_match
+from studio.formats.modules.peft_config import first_match
 from tests.fixtures import TINY, peft_folder, weights_file
 
 
@@ -110,7 +110,7 @@ def test_stock_peft_loads_the_export_with_equal_deltas(tmp_path: Path, variant: 
     base = Model()
     model = wrapped(copy.deepcopy(base), **VARIANTS[variant])
     model.save_pretrained(tmp_path / "in")
-    open_adapter(tmp_path / "in").save(tmp_path / "out")
+    save_adapter(open_adapter(tmp_path / "in"), tmp_path / "out")
     again = PeftModel.from_pretrained(base, tmp_path / "out")
     ours, stock = stock_deltas(again), stock_deltas(model)
     assert ours.keys() == stock.keys()
@@ -140,7 +140,7 @@ def test_convolutions_of_any_dimension_go_to_stock_peft_and_back(tmp_path: Path)
         "space": (1, 2, 2),
         "point": (1, 1),
     }
-    again = PeftModel.from_pretrained(base, adapter.save(tmp_path / "out"))
+    again = PeftModel.from_pretrained(base, save_adapter(adapter, tmp_path / "out"))
     assert_equal_deltas(adapter, stock_deltas(again))
 
 
@@ -152,7 +152,7 @@ def test_a_convolution_in_groups_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_export_config_needs_no_patterns(tmp_path: Path) -> None:
     wrapped(Model(), **VARIANTS["patterns_and_rslora"]).save_pretrained(tmp_path / "in")
-    open_adapter(tmp_path / "in").save(tmp_path / "out")
+    save_adapter(open_adapter(tmp_path / "in"), tmp_path / "out")
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 4
     assert config["rank_pattern"] == config["alpha_pattern"] == {}
@@ -171,7 +171,7 @@ def test_saved_head_and_biases_are_carried_into_stock_peft(tmp_path: Path, bias:
     adapter = open_adapter(tmp_path / "in")
     assert {"head.weight", "head.bias", "h.0.linear.bias"} <= adapter.extras.keys()
     assert any(finding.level == "warn" and "stand beside the LoRA" in finding.text for finding in adapter.findings)
-    again = PeftModel.from_pretrained(base, adapter.save(tmp_path / "out")).base_model.model
+    again = PeftModel.from_pretrained(base, save_adapter(adapter, tmp_path / "out")).base_model.model
     assert (again.head.modules_to_save["default"].weight == 3).all()
     assert (again.h[0].linear.base_layer.bias == 2).all()
 
@@ -194,7 +194,7 @@ def test_a_denoiser_gets_its_component_and_loses_it_again(tmp_path: Path) -> Non
     inner = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     adapter = open_adapter(peft_folder(tmp_path / "in", modules={inner: (4, 6)}))
     assert list(adapter.modules) == [f"unet.{inner}"]
-    config = json.loads((adapter.save(tmp_path / "out") / "adapter_config.json").read_text())
+    config = json.loads((save_adapter(adapter, tmp_path / "out") / "adapter_config.json").read_text())
     assert config["target_modules"] == [inner]
 
 

@@ -13,9 +13,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from studio.errors import Refused
-from studio.formats import inspect, open_adapter
-from studio.formats.peft_fields import FIELDS, HOW
+from studio.core.errors import Refused
+from studio.formats import inspect, open_adapter, save_adapter
+from studio.formats.modules.peft_fields import FIELDS, HOW
 from tests.fixtures import peft_folder
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -149,6 +149,6 @@ def test_trained_tokens_are_carried_into_stock_peft(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "in")
     adapter = open_adapter(tmp_path / "in")
     assert list(adapter.extras) == ["embed.token_adapter.trainable_tokens_delta"]
-    again = PeftModel.from_pretrained(base, adapter.save(tmp_path / "out")).base_model.model
+    again = PeftModel.from_pretrained(base, save_adapter(adapter, tmp_path / "out")).base_model.model
     torch.testing.assert_close(again.embed.token_adapter.trainable_tokens_delta["default"].data, rows.data)
     torch.testing.assert_close(again.embed(torch.arange(11)), model.base_model.model.embed(torch.arange(11)))

@@ -14,11 +14,11 @@ import pytest
 from diffusers import FluxPipeline
 from safetensors import safe_open
 
-from studio.adapter import Adapter, LoraModule, in_memory_module
-from studio.errors import LoomError
+from studio.core.adapter import Adapter, LoraModule, in_memory_module
+from studio.core.errors import LoomError
+from studio.core.tensors import in_memory
 from studio.formats import WRITERS, open_adapter, save_adapter
-from studio.formats.export import relative_error
-from studio.tensors import in_memory
+from studio.formats.writers.save import relative_error
 from tests.fixtures import pair
 from tests.pipelines import PIPELINES, adapter_for, loaded_deltas
 

@@ -9,12 +9,12 @@ from typing import get_args
 
 import pytest
 
-from studio.cli_learn import add_verbs
+from studio.cli.learn import add_verbs
+from studio.learning.learners import WAYS
 from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings, phi
-from studio.learning.ways import WAYS
 from studio.text.skills import SKILLS
-from studio.ui.scoring import MAX_ROWS
+from studio.ui.judge.page import MAX_ROWS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
 ROWS = {name: rest for name, rest in re.findall(r"^\| `(--[a-z0-9-]+)` \|([^|]*)\|", TEXT, flags=re.MULTILINE)}

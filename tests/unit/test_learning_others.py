@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from studio.adapter import Adapter, in_memory_module
-from studio.compose import Sources, compose, recipe_for
-from studio.errors import BadRecipe
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import BadRecipe
+from studio.evaluation.score import score
+from studio.evaluation.tasks import Task
+from studio.formats import save_adapter
 from studio.learning.adamerge import SETTINGS, adamerge
 from studio.learning.controls import TargetSettings, random_like, target_lora
 from studio.learning.data import Examples, split
@@ -22,10 +25,9 @@ from studio.learning.lorahub import Search, lorahub
 from studio.learning.recycle import Recycling, closeness, recycle, select
 from studio.learning.regmean import input_grams, regmean
 from studio.learning.soups import Settings
+from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
-from studio.text.score import score
 from studio.text.skills import Item
-from studio.text.tasks import Task
 from tests.text_worlds import adapter, base, peft_logits
 
 ITEMS = tuple(Item(f"{a}{b}", f" {b}{a}") for a in "abcd" for b in "wxyz")
@@ -54,7 +56,7 @@ def test_the_target_lora_learns_and_reloads_in_peft(
     lm, sources = world
     assert loss(lm, target) < 0.5 * loss(lm, None)
     assert set(target.modules) == {name for source in sources for name in source.modules}
-    target.save(tmp_path / "target")
+    save_adapter(target, tmp_path / "target")
     ids = lm.encode("the fox")
     view = score(lm, Task("t", (Item("the fox", " a"),)), [target])[0]
     logits = peft_logits(

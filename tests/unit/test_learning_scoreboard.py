@@ -9,22 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from studio.adapter import Adapter
-from studio.cli import main
-from studio.compose import Sources, compose, recipe_for
-from studio.errors import BadRecipe
-from studio.learning.beside import controls
+from studio.cli.main import main
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe
+from studio.evaluation.score import score
+from studio.evaluation.scoreboard import Board, Row, Sweep, entry_of, judge
+from studio.evaluation.tasks import Task
+from studio.learning.baselines import controls
 from studio.learning.controls import TargetSettings
 from studio.learning.data import split
 from studio.learning.fit import Schedule
+from studio.learning.learners import Order
 from studio.learning.soups import Settings
-from studio.learning.ways import Order
-from studio.recipe import Source, load, parse
-from studio.scoreboard import Board, Row, Sweep, entry_of, judge
+from studio.recipes.recipe import Source, load, parse
+from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
-from studio.text.score import score
 from studio.text.skills import Item
-from studio.text.tasks import Task
 from tests.text_worlds import adapter, base
 
 SOURCES = (Source(path="a"), Source(path="b"))

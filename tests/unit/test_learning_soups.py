@@ -9,14 +9,16 @@ import pytest
 import torch
 
 import studio
-from studio.adapter import Adapter
-from studio.compose import Sources, compose, recipe_for
-from studio.errors import BadRecipe, LoomError
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe, LoomError
+from studio.core.linalg import Pair
+from studio.formats import save_adapter
 from studio.learning.data import Examples, batch_rows, split
 from studio.learning.fit import Schedule
 from studio.learning.soups import Granularity, Parameterisation, Settings, Step, group_of, learn, mixture, phi
-from studio.linalg import Pair
 from studio.merging.stacks import edited
+from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
 from studio.text.skills import Item
 from tests.text_worlds import adapter, base, peft_logits
@@ -57,11 +59,11 @@ def test_the_export_equals_the_training_time_forward(
         trained = mix.view(torch.tensor([ids])).logits[0]
     recipe = found.into(recipe_for(sources, "cat", None, {}))
     merged = compose(recipe, Sources(tuple(sources))).adapter
-    merged.save(tmp_path / "out")
+    save_adapter(merged, tmp_path / "out")
     stock = peft_logits(tmp_path / "out", "llama", ids)
     torch.testing.assert_close(stock, trained, rtol=0, atol=1e-4)
     assert (trained - lm.model(torch.tensor([ids])).logits[0]).abs().max() > 1e-2
-    assert studio.recipe.read_yaml(recipe.to_yaml()) == recipe
+    assert studio.recipes.recipe.read_yaml(recipe.to_yaml()) == recipe
 
 
 def test_theta_is_float32_even_over_a_half_precision_base(world: tuple[TextBase, list[Adapter]]) -> None:

@@ -8,22 +8,23 @@ from typing import get_args
 
 import pytest
 
-from studio import cli_learn
-from studio.adapter import Adapter
-from studio.compose import Sources, compose, recipe_for
-from studio.errors import BadRecipe
-from studio.learning.beside import controls
+from studio.cli import learn as cli_learn
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe
+from studio.evaluation.score import score
+from studio.evaluation.tasks import Task
+from studio.learning.baselines import controls
 from studio.learning.controls import TargetSettings
 from studio.learning.data import Examples
 from studio.learning.fit import Schedule
+from studio.learning.learners import WAYS, Order, Way, coefficients, heard, resumed
 from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings
-from studio.learning.ways import WAYS, Order, Way, coefficients, heard, resumed
-from studio.recipe import Recipe
+from studio.recipes.recipe import Recipe
+from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
-from studio.text.score import score
 from studio.text.skills import Item
-from studio.text.tasks import Task
 from tests.text_worlds import adapter, base
 
 ITEMS = tuple(Item(f"{a}{b}", f" {b}{a}") for a in "abcd" for b in "wxyz")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from studio.linalg import Pair, Pairs, canonical, inner, spectrum, spectrum_of_sum, stack
+from studio.core.linalg import Pair, Pairs, canonical, inner, spectrum, spectrum_of_sum, stack
 from studio.merging.truncate import truncate
 
 SHAPES = [(12, 20, (3, 2, 4)), (20, 12, (5, 5)), (6, 5, (4, 4)), (7, 7, (1,))]

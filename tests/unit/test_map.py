@@ -10,10 +10,10 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import LoomError
-from studio.ui import map as map_module
-from studio.ui.map import centroid_payload, map_payload, muted_payload, picked_ids, unit_map
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import LoomError
+from studio.ui.compose import map as map_module
+from studio.ui.compose.map import centroid_payload, map_payload, muted_payload, picked_ids, unit_map
 from studio.units import nearest, pca, place, units_of
 
 CHANNELS = ("colour", "centroids", "muted", "picked", "note", "empty", "plotly", "height")

@@ -10,7 +10,7 @@ import peft.utils.merge_utils as theirs
 import pytest
 import torch
 
-from studio.linalg import Pair
+from studio.core.linalg import Pair
 from studio.merging import method_by_id
 from studio.merging.della import chance_by_place, reach
 from studio.merging.registry import Draw

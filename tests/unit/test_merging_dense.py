@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from studio.linalg import Pair
+from studio.core.linalg import Pair
 from studio.merging import dense
 from studio.merging.dense import entries, merged_rows, nth_largest, rows_of, tiles, weighted_sum
 from studio.merging.registry import Draw

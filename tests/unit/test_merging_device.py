@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from studio.adapter import Adapter, in_memory_module
-from studio.compose import Sources, compose, recipe_for
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter, in_memory_module
 from studio.merging import methods
+from studio.recipes.sources import Sources
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

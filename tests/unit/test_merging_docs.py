@@ -9,7 +9,7 @@ import pytest
 
 from studio import methods
 from studio.merging.document import PAGE, filled, section
-from studio.recipe import FORMAT, Recipe, Source, UnitEdits, View, read_yaml
+from studio.recipes.recipe import FORMAT, Recipe, Source, UnitEdits, View, read_yaml
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from studio.linalg import Pair
+from studio.core.linalg import Pair
 from studio.merging import method_by_id
 from studio.merging.lego import balanced, pool_of, sign_aligned, unit_gram
 from studio.merging.registry import Draw

@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from studio.adapter import Adapter, in_memory_module
-from studio.compose import merge
+from studio.composing.compose import merge
+from studio.core.adapter import Adapter, in_memory_module
 from studio.merging.registry import Draw
 from studio.merging.thin import Coins
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio.errors import CannotMerge
-from studio.linalg import Pair
+from studio.core.errors import CannotMerge
+from studio.core.linalg import Pair
 from studio.merging.regmean import LAWS, regmean
 
 

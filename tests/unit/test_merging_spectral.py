@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from studio.linalg import Pair
+from studio.core.linalg import Pair
 from studio.merging import method_by_id
 from studio.merging.registry import Draw
 from tests.references import REFERENCES, Source, Stream

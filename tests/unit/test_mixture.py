@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from studio.errors import LoomError, MissingFile, Refused
+from studio.core.errors import LoomError, MissingFile, Refused
 from studio.formats import embedded_adapters, open_adapter
 from studio.mixture.encoders import audio_features, fresh_weights, image_features, project_audio, project_image
 from studio.mixture.merged import SUM, add_merges
@@ -20,8 +20,8 @@ from studio.mixture.world import ASPECTS, COLORS, IMAGE_QUESTIONS, Example, Sigh
 from studio.routing.modality import MODES, Inputs, ModalityRouter
 from studio.routing.train import Settings
 from studio.text.bases import open_base
-from studio.training.mixture.__main__ import Run
-from studio.training.mixture.stages import STAGES, TOY
+from training.mixture.__main__ import Run
+from training.mixture.stages import STAGES, TOY
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_the_assets_are_small_half_precision_and_laid_out_as_phi4s() -> None:
 
 
 def test_it_answers_in_every_mode_under_the_rule(mixture: Mixture) -> None:
-    """Small samples of what bench/results/modality.json measures on 200 a mode."""
-    stored = json.loads((Path(__file__).parents[2] / "bench" / "results" / "modality.json").read_text())
+    """Small samples of what assets/mixture/results.json measures on 200 a mode."""
+    stored = json.loads((Path(__file__).parents[2] / "assets" / "mixture" / "results.json").read_text())
     shipped = stored["seeds"][0]["matrix"]
     for mode in MODES:
         asked = examples(mode, 40, seed=4)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.phi4 import Phi4, write_checkpoint
-from studio.errors import BadRecipe, LoomError
-from studio.formats import open_adapter
+from studio.core.errors import BadRecipe, LoomError
+from studio.formats import open_adapter, save_adapter
 from studio.routing.modality import (
     MODES,
     REFERENCE,
@@ -213,7 +213,7 @@ def test_adapters_out_of_a_checkpoint_load_onto_transformers_own_class(phi: Any,
 
     write_checkpoint(tmp_path / "phi", Phi4(layers=2, width=32, hidden=40, heads=4, key_heads=2, vision=4, speech=6))
     stored = {name: open_adapter(f"{tmp_path}/phi#{name}") for name in ("vision", "speech")}
-    folders = {name: adapter.save(tmp_path / f"{name}-lora") for name, adapter in stored.items()}
+    folders = {name: save_adapter(adapter, tmp_path / f"{name}-lora") for name, adapter in stored.items()}
     model = PeftModel.from_pretrained(copy.deepcopy(phi), folders["vision"], adapter_name="vision").eval()
     model.load_adapter(folders["speech"], adapter_name="speech")
     for name, adapter in stored.items():

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from bench.modality_page import MODES, PAGE, RESULTS, page
+from bench.modality_page import MIXTURE, MODES, PAGE, PHI4, page
 
 
 @pytest.fixture(scope="module")
 def found() -> tuple[dict[str, Any], dict[str, Any]]:
-    mixture, phi4 = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("modality", "phi4"))
+    mixture, phi4 = (json.loads(path.read_text()) for path in (MIXTURE, PHI4))
     return mixture, phi4
 
 

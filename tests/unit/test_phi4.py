@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from bench.phi4 import Phi4, write_checkpoint
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import LoomError, Refused
-from studio.formats import embedded_adapters, inspect, open_adapter
-from studio.formats.bundle import read_config
-from studio.formats.fused import split_projections
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import LoomError, Refused
+from studio.core.tensors import _Mapped
+from studio.formats import embedded_adapters, inspect, open_adapter, save_adapter
+from studio.formats.containers.bundle import read_config
+from studio.formats.modules.fused import split_projections
 from studio.routing.modality_views import modality_views
-from studio.tensors import _Mapped
 
 SMALL = Phi4(layers=3, width=48, hidden=40, heads=6, key_heads=2, vision=4, speech=6)
 QKV = "model.layers.1.self_attn.qkv_proj"
@@ -36,7 +36,7 @@ def folders(checkpoint: Path) -> Path:
     """The same adapters as `vision-lora` and `speech-lora` beside a checkpoint that is broken."""
     whole = checkpoint.parent / "whole"
     for name in ("vision", "speech"):
-        open_adapter(f"{checkpoint}#{name}").save(whole / f"{name}-lora", dtype="bfloat16")
+        save_adapter(open_adapter(f"{checkpoint}#{name}"), whole / f"{name}-lora", dtype="bfloat16")
     (whole / "model.safetensors.index.json").write_text("{}")
     return whole
 

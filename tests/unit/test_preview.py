@@ -13,9 +13,9 @@ import tokenizers
 import torch
 import transformers
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import BadRecipe, LoomError
-from studio.tensors import in_memory
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import BadRecipe, LoomError
+from studio.core.tensors import in_memory
 from studio.text.bases import TextBase
 from studio.text.decoding import Chooser, Decoding
 from studio.text.preview import Preview, _Draft, open_preview

@@ -18,7 +18,7 @@ from tests.fixtures import peft_folder
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "studio").rglob("*.py"))
-OUTSIDE_ENGINE = ("studio.ui", "studio.training")
+OUTSIDE_ENGINE = ("studio.ui",)
 LATE = ("torch", "transformers", "peft", "diffusers", "umap", "sklearn", "scipy")
 
 IMPORT_WITHOUT_GRADIO = """
@@ -78,7 +78,7 @@ def test_engine_imports_without_gradio(engine_imported: subprocess.CompletedProc
 
 def test_importing_the_engine_loads_nothing_heavy(engine_imported: subprocess.CompletedProcess[str]) -> None:
     loaded = engine_imported.stdout.split()
-    assert "studio.late" in loaded
+    assert "studio.core.late" in loaded
     assert not set(LATE) & set(loaded)
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studio.errors import BadRecipe
+from studio.core.errors import BadRecipe
 from studio.merging import methods
-from studio.presets import load_preset, preset_ids
-from studio.recipe import MAX_BYTES, Recipe, Source, load, parse, placed, read_yaml
+from studio.recipes.presets import load_preset, preset_ids
+from studio.recipes.recipe import MAX_BYTES, Recipe, Source, load, parse, placed, read_yaml
 
 
 def test_the_text_gives_the_recipe_again() -> None:

@@ -13,7 +13,7 @@ from bench.remix_kept import RESULTS
 from bench.remix_page import PAGE, page
 from bench.remix_text_page import untuned
 from bench.remix_toy_page import SPEC, lands
-from studio.cli_route import add_route
+from studio.cli.route import add_route
 from studio.routing.ess import bound_probability, collapse
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from studio.errors import BadRecipe
+from studio.core.errors import BadRecipe
 from studio.routing.ess import bound_probability, collapse, effective_support, support_bound
 from studio.routing.policy import (
     best,

@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from studio.adapter import Adapter
-from studio.compose import Sources, compose, recipe_for
-from studio.errors import BadRecipe, LoomError
+from studio.composing.compose import compose, recipe_for
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe, LoomError
+from studio.evaluation.score import answer_logits
+from studio.formats import save_adapter
 from studio.learning.fit import Schedule
+from studio.recipes.sources import Sources
 from studio.routing.answer import answered_by, write
 from studio.routing.baselines import Fixed, oracle, try_subsets
-from studio.routing.library import arrow, judge_library, xlora
+from studio.routing.items import Labelled, named_items, skill_items
 from studio.routing.measures import Measures
+from studio.routing.peft_routers import arrow, judge_library, xlora
 from studio.routing.router import BASE, Router
-from studio.routing.tasks import Labelled, named_items, skill_items
 from studio.routing.text import Shape, TextWorld, fresh_router, judge, learn_router, split_rows, text_world
 from studio.routing.train import Settings
 from studio.text.bases import TextBase
 from studio.text.decoding import Decoding
 from studio.text.rows import Block, stack_factors, view_with_rows
-from studio.text.score import answer_logits
 from studio.text.skills import Item
 from tests.text_worlds import adapter, base
 
@@ -124,7 +126,7 @@ def test_trained_adapters_come_back_as_adapters(pieces: tuple[TextBase, list[Ada
     found = learn_router(world, Shape(), settings)
     made = world.mixture.trained(found.state.tensors[1:])
     assert any(not np.allclose(made[0].delta(name), adapters[0].delta(name), atol=1e-4) for name in made[0].modules)
-    made[0].save(tmp_path / "out")
+    save_adapter(made[0], tmp_path / "out")
 
 
 def test_the_oracle_tries_every_subset(pieces: tuple[TextBase, list[Adapter]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from studio.errors import BadRecipe, Refused
+from studio.core.errors import BadRecipe, Refused
 from studio.learning.fit import Schedule
 from studio.routing.measures import Decided, Labels, measure
 from studio.routing.router import Kind, Router, fresh, load_router

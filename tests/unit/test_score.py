@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from studio.adapter import Adapter
-from studio.errors import Cancelled, LoomError, MissingFile
+from studio.core.adapter import Adapter
+from studio.core.errors import Cancelled, LoomError, MissingFile
+from studio.evaluation.intervals import mean_interval, ratio_interval, share_interval
+from studio.evaluation.score import Score, score, table_of
+from studio.evaluation.tasks import REAL, BadTask, Task, file_task, named_task, real_task, real_tasks, skill_task
 from studio.text.bases import TextBase
-from studio.text.intervals import mean_interval, ratio_interval, share_interval
 from studio.text.preview import open_preview
-from studio.text.score import Score, score, table_of
 from studio.text.skills import Item
-from studio.text.tasks import REAL, BadTask, Task, file_task, named_task, real_task, real_tasks, skill_task
 from tests.text_worlds import LETTERS, adapter, base
 
 PROMPTS = ("the fox", "a", "the fox and the hen", "b c d")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 from studio.text.knowledge import FACTS, FRENCH, LEXICON, NUMBERS, RELATIONS, SPANISH, SUMS, WORDS, Sum
 from studio.text.skills import (
     COMPOSITIONS,

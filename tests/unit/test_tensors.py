@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from studio.errors import Refused
-from studio.tensors import in_memory, open_tensors
+from studio.core.errors import Refused
+from studio.core.tensors import in_memory, open_tensors
 
 VALUES = torch.tensor([[0.5, -1.25, 3.0], [1e-3, 7.0, -0.0]])
 

@@ -10,16 +10,16 @@ from random import Random
 import pytest
 import torch
 
-from studio.errors import MissingFile
+from studio.core.errors import MissingFile
 from studio.text.knowledge import LEXICON, SPANISH
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS, items
-from studio.training.text import corpus
-from studio.training.text.__main__ import main
-from studio.training.text.adapters import Table, new_stack, slice_losses, training_items
-from studio.training.text.evaluate import exact_match, stacked
-from studio.training.text.export import write_adapter, write_base
-from studio.training.text.model import Shape, StackedLlama
-from studio.training.text.stories import plots, story
+from training.text import corpus
+from training.text.__main__ import main
+from training.text.adapters import Table, new_stack, slice_losses, training_items
+from training.text.evaluate import exact_match, stacked
+from training.text.export import write_adapter, write_base
+from training.text.model import Shape, StackedLlama
+from training.text.stories import plots, story
 
 ASSETS = Path(__file__).parents[2] / "assets" / "text"
 TINY = Shape(32, 64, 2, 2, 2600, 64)

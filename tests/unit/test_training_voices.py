@@ -9,10 +9,10 @@ from random import Random
 
 import pytest
 
-from studio.errors import MissingFile
-from studio.text.tasks import BadTask, named_task, voice_task, voices
-from studio.training.text.corpus import SHIPPED_VOICES
-from studio.training.text.voices import accuracy, evenly, passages, trained
+from studio.core.errors import MissingFile
+from studio.evaluation.tasks import BadTask, named_task, voice_task, voices
+from training.text.corpus import SHIPPED_VOICES
+from training.text.voices import accuracy, evenly, passages, trained
 
 ASSETS = Path(__file__).parents[2] / "assets" / "text"
 

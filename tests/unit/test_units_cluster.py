@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 from studio.units.cluster import kmeans
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import LoomError
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import LoomError
 from studio.units import Scope, cluster_units, cosines, layer_of, module_type_of, nearest, overlap, units_of
 from studio.units import gram as grams
 from studio.units.cluster import kmeans

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio.errors import MissingFile, Refused
-from studio.training.vision.data import as_floats
-from studio.training.vision.evaluate import Trial, draw_trials
-from studio.training.vision.shipped import ShippedPredictor
+from studio.core.errors import MissingFile, Refused
+from studio.evaluation.image_quality import psnr
+from studio.formats.containers.lorweb_file import is_lorweb
 from studio.vision import world
-from studio.vision.lorweb import is_lorweb
 from studio.vision.pipeline import EMBEDDED, AnalogyModel, catalogue, load_embedded
-from studio.vision.score import psnr
 from studio.vision.transforms import TRANSFORMS
+from training.vision.data import as_floats
+from training.vision.evaluate import Trial, draw_trials
+from training.vision.shipped import ShippedPredictor
 
 MIB = 2**20
 

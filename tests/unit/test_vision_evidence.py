@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from studio.training.vision import evidence
 from studio.vision.pipeline import EMBEDDED
+from training.vision import evidence
 
 
 @pytest.fixture(scope="module")

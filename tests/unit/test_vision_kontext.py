@@ -15,7 +15,7 @@ import torch
 from accelerate import cpu_offload
 from PIL import Image
 
-from studio.errors import LoomError, NotAtHand, Refused
+from studio.core.errors import LoomError, NotAtHand, Refused
 from studio.formats import open_adapter
 from studio.vision.attached import ADAPTER, attach
 from studio.vision.encoders import ImageEncoder, composite, open_encoder

@@ -8,17 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from studio.errors import LoomError, MissingFile, Refused
-from studio.vision.lorweb import (
-    PREFIX,
-    BasisLayer,
-    Lorweb,
-    RoutingConfig,
-    effective_size,
-    einsum_reference,
-    is_lorweb,
-)
-from studio.vision.lorweb_file import CONFIG_NAME, WEIGHTS_NAME, read_lorweb, write_lorweb
+from studio.core.errors import LoomError, MissingFile, Refused
+from studio.formats.containers.lorweb_file import CONFIG_NAME, PREFIX, WEIGHTS_NAME, is_lorweb
+from studio.vision.lorweb import BasisLayer, Lorweb, RoutingConfig, effective_size, einsum_reference
+from studio.vision.lorweb_file import read_lorweb, write_lorweb
 
 SIZE, RANK, KEY, QUERY = 5, 2, 4, 6
 MODULES = {"transformer_blocks.0.attn.to_q": (8, 12), "single_transformer_blocks.1.proj_out": (10, 8)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio.training.vision.autoencoder import Autoencoder, AutoencoderConfig
-from studio.training.vision.transformer import Transformer, TransformerConfig, rotation
 from studio.vision.latents import all_positions, pack, positions, sigmas, strip, unpack
+from training.vision.autoencoder import Autoencoder, AutoencoderConfig
+from training.vision.transformer import Transformer, TransformerConfig, rotation
 
 
 def _randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from studio.adapter import Adapter, in_memory_module
-from studio.errors import Cancelled, LoomError, NotAtHand, Refused
+from studio.core.adapter import Adapter, in_memory_module
+from studio.core.errors import Cancelled, LoomError, NotAtHand, Refused
 from studio.formats import save_adapter
 from studio.vision.injected import injected, layers_of, place
 from studio.vision.preview import ImageBase, Variant, Wish, columns, grid, open_image_base, sheet

@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from studio.training.vision.autoencoder import Autoencoder, AutoencoderConfig
-from studio.vision.score import perceptual, psnr, ssim
+from studio.evaluation.image_quality import perceptual, psnr, ssim
+from training.vision.autoencoder import Autoencoder, AutoencoderConfig
 
 
 def test_psnr_of_a_known_error() -> None:

@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from studio.errors import LoomError, MissingFile
+from studio.core.errors import LoomError, MissingFile
 from studio.formats import save_adapter
-from studio.training.vision.__main__ import with_numbers
-from studio.training.vision.basis import Routed, relation_encoder, targets
-from studio.training.vision.data import draw_bank
-from studio.training.vision.editor import Editor
-from studio.training.vision.evaluate import draw_trials, wrong_reference
-from studio.training.vision.fit import Group, fit, schedule
-from studio.training.vision.run import STAGES, Run
-from studio.training.vision.settings import TOY
-from studio.training.vision.single import read_single
-from studio.training.vision.stages import kinds
-from studio.training.vision.transformer import Transformer
+from studio.formats.containers.lorweb_file import PREFIX
 from studio.vision import world
 from studio.vision.latents import pack, unpack
-from studio.vision.lorweb import PREFIX
 from studio.vision.pipeline import AnalogyModel, load_embedded
+from training.vision.__main__ import with_numbers
+from training.vision.basis import Routed, relation_encoder, targets
+from training.vision.data import draw_bank
+from training.vision.editor import Editor
+from training.vision.evaluate import draw_trials, wrong_reference
+from training.vision.fit import Group, fit, schedule
+from training.vision.run import STAGES, Run
+from training.vision.settings import TOY
+from training.vision.single import read_single
+from training.vision.stages import kinds
+from training.vision.transformer import Transformer
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.encoder()
     run.base()
     torch.manual_seed(0)
-    from studio.training.vision.stages import build
+    from training.vision.stages import build
 
     model = build(kinds(run.settings)["lorweb"], run.foundation, run.settings, CPU)
     for factor in model.basis():
@@ -110,7 +110,7 @@ def test_the_bank_leaves_out_what_is_held_out() -> None:
     amounts = replace(TOY, groups=1, pair_groups=1, wide_groups=1, region_groups=1, members=2)
     bank = draw_bank(amounts, seed=0, device=CPU)
     assert len(bank) == len(world.SEEN) + len(world.SEEN_PAIRS) + len(world.WIDE_PAIRS) + len(world.REGIONAL)
-    from studio.training.vision.data import TRANSFORM_IDS
+    from training.vision.data import TRANSFORM_IDS
 
     held_out = {TRANSFORM_IDS[name] for name in world.UNSEEN}
     assert held_out.isdisjoint(bank.tasks.flatten().tolist())
@@ -128,7 +128,7 @@ def test_written_and_trained_basis_are_the_same(folder: Path) -> None:
     mix = trained.route(*images)
     assert mix is not None
     with torch.no_grad():
-        from studio.training.vision.basis import relation_query
+        from training.vision.basis import relation_query
 
         query = relation_query(trained.encoder, *images)[0]
     expected = dict(zip(trained.layers, mix[:, 0], strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio.errors import LoomError
+from studio.core.errors import LoomError
 from studio.vision import world
 from studio.vision.scenes import SHAPES, SIDE, render, sample_scene
 from studio.vision.transforms import TRANSFORMS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.vision.edits.transform import Transform
 from studio.vision.edits.vocabulary import between, either, maps, pixelwise, sample, xy
 from studio.vision.scenes import length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.vision.edits.transform import Transform
 from studio.vision.edits.vocabulary import either, paint
 from studio.vision.scenes import OBJECTS, Scene

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.vision.edits.transform import Transform
 from studio.vision.edits.vocabulary import between, maps, paint, pixelwise, rgb, stars, step, white, xy
 from studio.vision.scenes import SIDE, blend, coordinates, length

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.vision.scenes import Picture, render
 
 PARAMETERS = 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studio.late import torch
+from studio.core.late import torch
 from studio.vision.scenes import SIDE, coordinates, cover, hsv, length
 
 

@@ -1,0 +1,1 @@
+"""Files that hold tensors, whoever named them: folders, zips, safetensors, GGUF, Hub repositories, LoRWeB bases."""

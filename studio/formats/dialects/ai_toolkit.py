@@ -1,0 +1,23 @@
+"""Read ai-toolkit's adapters: diffusers' names or ComfyUI's, told apart only by the header, which names the tool.
+
+It drops alpha when it saves, so the scaling is 1. Its SD 1.5 and SDXL files are kohya's.
+"""
+
+from __future__ import annotations
+
+from studio.core.adapter import Adapter
+from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects import comfy, diffusers
+from studio.formats.modules.pipeline import read_pipeline
+
+
+def sniff(bundle: Bundle) -> str | None:
+    """Evidence that ai-toolkit wrote it, or None."""
+    named = "ai-toolkit" in bundle.metadata.get("software", "")
+    evidence = diffusers.sniff(bundle) or comfy.sniff(bundle) if named else None
+    return f"the header names ai-toolkit, {evidence}" if evidence else None
+
+
+def read(bundle: Bundle) -> Adapter:
+    """Read every pair; alpha tensors, where there are some, count. Raises `Refused` for half adapters and DoRA."""
+    return read_pipeline(bundle, "ai-toolkit")

@@ -1,0 +1,24 @@
+"""Read ComfyUI's generic naming, which ai-toolkit also writes: `diffusion_model.<path>` and `text_encoders.<name>.`.
+
+The path is that of the model's original repository or of diffusers. Scaling is alpha / r where alpha is stored, else 1.
+Source: ComfyUI, comfy/lora.py.
+"""
+
+from __future__ import annotations
+
+from studio.core.adapter import Adapter
+from studio.formats.containers.bundle import Bundle
+from studio.formats.modules.parts import split_key
+from studio.formats.modules.pipeline import read_pipeline
+
+
+def sniff(bundle: Bundle) -> str | None:
+    """Evidence of ComfyUI's roots, or None."""
+    roots = ("diffusion_model.", "text_encoders.")
+    found = next((key for key in bundle.keys if key.startswith(roots) and split_key(key)), None)
+    return f"ComfyUI's keys such as {found}" if found else None
+
+
+def read(bundle: Bundle) -> Adapter:
+    """Read the denoiser and the text encoders. Raises `Refused` for half adapters and DoRA."""
+    return read_pipeline(bundle, "comfyui")

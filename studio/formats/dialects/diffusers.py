@@ -1,0 +1,70 @@
+"""Read the dotted dialects of image models: diffusers (new and old attention processors), ComfyUI and ai-toolkit.
+
+They differ in endings and prefixes only. Scaling is alpha / r where alpha is stored, as a
+tensor or in the header's lora_adapter_metadata, else 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from studio.core.adapter import Adapter
+from studio.core.errors import Refused
+from studio.formats.containers.bundle import Bundle
+from studio.formats.modules.names import COMPONENTS, canonical
+from studio.formats.modules.parts import Parts, split_key
+from studio.formats.modules.peft_config import PeftConfig, read_peft_config
+from studio.formats.modules.pipeline import read_pipeline
+
+_METADATA = "lora_adapter_metadata"
+
+
+def sniff(bundle: Bundle) -> str | None:
+    """Evidence that the keys are a pipeline's, or None."""
+    if bundle.config is not None and "peft_type" in bundle.config:
+        return None
+    for key in bundle.keys:
+        split = split_key(key)
+        if split is None or "." not in split[0] or split[0].startswith(("base_model.", "transformer.h.")):
+            continue  # GPT-2 and Falcon call their own trunk "transformer"
+        if ".processor" in split[0]:
+            return f"attention-processor keys such as {key}"
+        if canonical(split[0]).name.split(".")[0] in COMPONENTS or split[0].startswith("diffusion_model."):
+            return f"pipeline keys such as {key}"
+    return None
+
+
+def read(bundle: Bundle) -> Adapter:
+    """Read every component of the file. Raises `Refused` for half adapters and other kinds, by name."""
+    return read_pipeline(bundle, "diffusers", partial(_scaling, _header_configs(bundle.metadata)))
+
+
+def _scaling(configs: Mapping[str, PeftConfig], spelling: str, parts: Parts) -> float | None:
+    component, _, path = canonical(spelling).name.partition(".")
+    config = configs.get(component) or configs.get("")
+    if config is None or "down" not in parts or not parts["down"].shape:
+        return None
+    if "alpha" in parts:
+        raise Refused("the file gives alpha twice", "as tensors and in its header", "remove one of them")
+    return config.scaling(path, parts["down"].shape[0] or 1)
+
+
+def _header_configs(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
+    """The LoraConfig of each component in the header; the empty name stands for a file of one component."""
+    if _METADATA not in metadata:
+        return {}
+    try:
+        loaded = json.loads(metadata[_METADATA])
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"the header's {_METADATA} is not JSON", str(error), "save the adapter again") from error
+    if not isinstance(loaded, dict):
+        raise Refused(f"the header's {_METADATA} holds a {type(loaded).__name__}", "expected an object of settings")
+    by_component: dict[str, dict[str, Any]] = {}
+    for key, value in loaded.items():
+        component, _, setting = key.partition(".")
+        owner, setting = (component, setting) if component in COMPONENTS and setting else ("", key)
+        by_component.setdefault(owner, {})[setting] = value
+    return {component: read_peft_config(settings) for component, settings in by_component.items()}

@@ -1,0 +1,65 @@
+"""Read adapters kept inside a whole model's checkpoint: `qkv_proj.lora_A.vision.weight` beside `.base_layer.weight`.
+
+Phi-4-multimodal stores two so, `vision` and `speech`, in a sharded checkpoint. `path#vision` opens one; only its
+tensors are read. Rank and alpha stand in the model's config.json, as `vision_lora`. Source: routing.md 2.3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from studio.core.adapter import Adapter
+from studio.core.errors import Refused
+from studio.core.tensors import TensorFile
+from studio.formats.containers.bundle import Bundle, unclear
+from studio.formats.dialects import peft
+
+_KEY = re.compile(r".+\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\.([^.]+)(?:\.(?:weight|bias))?")
+_UNNAMED = ("weight", "bias", "default")
+_BASE_KEY = ".base_layer.weight"
+
+
+def names(keys: Collection[str]) -> tuple[str, ...]:
+    """The names of the adapters among these keys, sorted; adapters saved without a name have none."""
+    return tuple(sorted({name for key in keys if (name := _name_of(key))}))
+
+
+def sniff(bundle: Bundle) -> str | None:
+    """Evidence of named adapters, several or beside the layers that they adapt; or None."""
+    found = names(bundle.keys)
+    beside_base = bundle.weights.suffix == ".json" or any(key.endswith(_BASE_KEY) for key in bundle.keys)
+    if not found or (len(found) == 1 and not beside_base and bundle.selected is None):
+        return None
+    return f"keys of adapters named {', '.join(found)}"
+
+
+def read(bundle: Bundle) -> Adapter:
+    """Read the selected adapter, or the only one. Raises `Refused` where it is unclear which one is meant."""
+    found = names(bundle.keys)
+    name = bundle.selected or (found[0] if len(found) == 1 else None)
+    if name not in found:
+        raise unclear(name, bundle.path.name, found)
+    tensors = {key: tensor for key, tensor in bundle.tensors.items() if _name_of(key) == name}
+    config = bundle.config or _settings(bundle, name)
+    alone = Bundle(bundle.path, bundle.weights, TensorFile(tensors, bundle.metadata), config)
+    return replace(peft.read(alone), name=f"{bundle.name}-{name}", dialect="embedded")
+
+
+def _name_of(key: str) -> str | None:
+    """The name of the adapter that a tensor belongs to, or None."""
+    match = _KEY.fullmatch(key)
+    return match[1] if match and match[1] not in _UNNAMED else None
+
+
+def _settings(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
+    """What the model's own config says about one of its adapters, as PEFT would say it."""
+    said = bundle.base_config.get(f"{name}_lora")
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        raise Refused(f"the model's {name}_lora is {str(said)[:60]!r}", "expected an object with r and lora_alpha")
+    base = bundle.base_config.get("_name_or_path")
+    return {"peft_type": "LORA", "base_model_name_or_path": base, **{key: said.get(key) for key in ("r", "lora_alpha")}}

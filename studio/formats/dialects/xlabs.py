@@ -1,0 +1,27 @@
+"""Read XLabs FLUX adapters: `double_blocks.0.processor.qkv_lora1.down.weight`, 1 for the image stream and 2 for text.
+
+Scaling is 1; the 0.7 of the tool is a strength chosen when it runs. Source: XLabs-AI/x-flux.
+"""
+
+from __future__ import annotations
+
+import re
+
+from studio.core.adapter import Adapter
+from studio.formats.containers.bundle import Bundle
+from studio.formats.modules.pipeline import read_pipeline
+
+_KEY = re.compile(
+    r"(diffusion_model\.)?(double|single)_blocks\.\d+\.processor\.(qkv|proj)_lora[12]?\.(down|up)\.weight"
+)
+
+
+def sniff(bundle: Bundle) -> str | None:
+    """Evidence of XLabs' processors, or None."""
+    found = next((key for key in bundle.keys if _KEY.fullmatch(key)), None)
+    return f"XLabs processors such as {found}" if found else None
+
+
+def read(bundle: Bundle) -> Adapter:
+    """Read every processor's pairs. Raises `Refused` for half adapters."""
+    return read_pipeline(bundle, "xlabs")

@@ -1,0 +1,1 @@
+"""From named tensors to modules: pairs, products, fused and expert layouts, and one name for each module."""

@@ -1,0 +1,113 @@
+"""Turn two stored tensors into one adapted module, checking that they fit each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from studio.core.adapter import Kind, LoraModule
+from studio.core.errors import Refused
+from studio.core.tensors import Array, TensorRef
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredPair:
+    """Reads A (rank, d_in) and B (d_out, rank) from their file.
+
+    Convolutions are flattened; `transposed` is for files that store (d_in, rank) and (rank, d_out).
+    """
+
+    down: TensorRef
+    up: TensorRef
+    transposed: bool = False
+
+    def __call__(self) -> tuple[Array, Array]:
+        """A and B as float32."""
+        a, b = self.down.read(), self.up.read()
+        if self.transposed:
+            return a.T, b.T
+        return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairRows:
+    """Reads a part of a fused pair: some rows of B, and all ranks or its own."""
+
+    fused: Callable[[], tuple[Array, Array]]
+    rows: slice
+    ranks: slice
+
+    def __call__(self) -> tuple[Array, Array]:
+        """A and B as float32."""
+        a, b = self.fused()
+        return a[self.ranks], b[self.rows, self.ranks]
+
+
+def stored_module(
+    name: str, down: TensorRef, up: TensorRef, scaling: float, kind: Kind | None = None, alpha: float | None = None
+) -> LoraModule:
+    """The module of a pair stored as down (rank, in, *kernel) and up (out, rank, *ones).
+
+    Raises `Refused` where the two do not share a rank or are no pair of a linear, convolution or embedding layer.
+    """
+    down_shape, up_shape = down.shape, up.shape
+    if len(down_shape) < 2 or len(up_shape) < 2 or any(size != 1 for size in up_shape[2:]):
+        raise Refused(f"{name} is not a low-rank pair", f"its shapes are {list(down_shape)} and {list(up_shape)}")
+    rank = down_shape[0]
+    if rank != up_shape[1]:
+        shapes = f"their shapes are {list(down_shape)} and {list(up_shape)}"
+        if len(up_shape) > 2 and up_shape[1] and rank % up_shape[1] == 0:
+            what = f"{name} is LoRA on a convolution of {rank // up_shape[1]} groups, not one pair"
+            raise Refused(what, f"{shapes}; PEFT cannot merge such a layer either", "train without it")
+        if up_shape[1] and rank in (2 * up_shape[1], 3 * up_shape[1]):
+            what = f"{name} is LoRA on parts of a fused layer (loralib's MergedLinear, lit-gpt), not one pair"
+            raise Refused(what, f"{shapes}, and the file does not say which parts", "convert it to PEFT's format")
+        raise Refused(f"{name}: the two halves do not share a rank", shapes, "save the adapter again")
+    if 0 in down_shape or 0 in up_shape:
+        raise Refused(
+            f"{name} is empty", f"its shapes are {list(down_shape)} and {list(up_shape)}", "save the adapter again"
+        )
+    kernel = tuple(down_shape[2:]) or None
+    return LoraModule(
+        name=name,
+        rank=rank,
+        d_in=math.prod(down_shape[1:]),
+        d_out=up_shape[0],
+        scaling=scaling,
+        load=StoredPair(down, up),
+        kind=kind or ("conv" if kernel else "linear"),
+        kernel=kernel,
+        dtype=down.dtype,
+        stored_alpha=alpha,
+    )
+
+
+def folded(module: LoraModule, rank: int) -> tuple[Array, Array]:
+    """A (rank, d_in) and B (d_out, rank) with the scaling folded into B: zero rows and columns fill up to `rank`."""
+    a, b = module
+    more = rank - module.rank
+    scaled = (module.scaling * b).astype(np.float32, copy=False)
+    return np.pad(a, ((0, more), (0, 0))), np.pad(scaled, ((0, 0), (0, more)))
+
+
+def stored_shapes(module: LoraModule, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of down and up as torch's layers have them; a convolution's kernel stands on the down side."""
+    kernel = module.kernel or ()
+    down = (rank, module.d_in // math.prod(kernel), *kernel)
+    return down, (module.d_out, rank, *(1 for _ in kernel))
+
+
+def require_both_halves(downs: Mapping[str, TensorRef], ups: Mapping[str, TensorRef]) -> None:
+    """Refuse an adapter in which some module has only one of its two matrices."""
+    missing_up, missing_down = sorted(downs.keys() - ups.keys()), sorted(ups.keys() - downs.keys())
+    if not missing_up and not missing_down:
+        return
+    half, alone = ("B (up)", missing_up) if missing_up else ("A (down)", missing_down)
+    raise Refused(
+        f"this is half an adapter: {half} is missing for {len(alone)} of {len(downs.keys() | ups.keys())} modules",
+        f"for example {alone[0]}",
+        "save both matrices of every module",
+    )

@@ -1,0 +1,246 @@
+"""What PEFT's adapter_config.json says about a LoRA, with every field checked before it is believed."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import regex  # type: ignore[import-untyped]
+
+from studio.core.adapter import Finding, delta_scale
+from studio.core.errors import Refused
+from studio.formats.modules.peft_fields import FIELDS, texts
+
+_MAX_PATTERNS = 20_000
+_MAX_PATTERN_LENGTH = 1_000
+_PATTERN_SECONDS = 0.05  # for one pattern on one name
+_MATCHING_SECONDS = 5.0  # for all of them
+_TOKENS = "it trained single token embeddings; they stand beside the LoRA and are not merged"
+_LITERAL = re.compile(r"[\w.\-]+")
+
+_SPELLED = {"ADALORA": "AdaLoRA", "VERA": "VeRA", "PREFIX_TUNING": "prefix tuning", "PROMPT_TUNING": "prompt tuning"}
+# Trainers write fields of their own beside PEFT's; those of other kinds of adapter are refused before they are read.
+_OTHERS_FIELDS = frozenset({"alpha", "path_initial_model_for_weight_conversion"})
+
+
+@dataclass(frozen=True, slots=True)
+class PeftConfig:
+    """The checked fields of an adapter_config.json that decide how its tensors are read.
+
+    `deadline` is the monotonic time after which its patterns are matched no further.
+    """
+
+    rank: int | None
+    alpha: float | None
+    use_rslora: bool
+    rank_pattern: Mapping[str, float]
+    alpha_pattern: Mapping[str, float]
+    base: str | None
+    findings: tuple[Finding, ...]
+    carried: Mapping[str, Any]
+    deadline: float = math.inf
+    target_parameters: tuple[str, ...] = ()
+
+    def expected_rank(self, module: str) -> int | None:
+        """The rank the config promises for a module, or None where it promises none."""
+        found = first_match(self.rank_pattern, module, self.deadline)
+        return int(found) if found is not None else self.rank
+
+    def alpha_of(self, module: str) -> float | None:
+        """The alpha of a module by the patterns, or None where the config has none."""
+        found = first_match(self.alpha_pattern, module, self.deadline)
+        return found if found is not None else self.alpha
+
+    def scaling(self, module: str, rank: int) -> float:
+        """PEFT's factor for a module whose tensors have this rank; without a config alpha it is 1."""
+        alpha = self.alpha_of(module)
+        return 1.0 if alpha is None else delta_scale(rank, alpha, self.use_rslora)
+
+
+NO_CONFIG = PeftConfig(None, None, False, {}, {}, None, (), {})
+
+
+def read_peft_config(config: Mapping[str, Any] | None) -> PeftConfig:
+    """Check the config; raises `Refused` for other kinds of adapter (by name) and for fields of the wrong type."""
+    if config is None:
+        return NO_CONFIG
+    refuse_other_kinds(config)
+    rank = _number(config, "r", 1)
+    if rank is not None and not rank.is_integer():
+        raise _wrong("r", rank, "a whole number")
+    return PeftConfig(
+        rank=None if rank is None else int(rank),
+        alpha=_number(config, "lora_alpha"),
+        use_rslora=_flag(config, "use_rslora"),
+        rank_pattern=_patterns(config, "rank_pattern", 1),
+        alpha_pattern=_patterns(config, "alpha_pattern"),
+        base=_text(config, "base_model_name_or_path"),
+        findings=tuple(_caveats(config)),
+        carried=_carried(config),
+        deadline=time.monotonic() + _MATCHING_SECONDS,
+        target_parameters=_listed(config, "target_parameters"),
+    )
+
+
+def refuse_other_kinds(config: Mapping[str, Any]) -> None:
+    """Refuse by name what stores other things than the two matrices of LoRA."""
+    kind = _text(config, "peft_type")
+    if kind is not None and kind.upper() != "LORA":
+        raise Refused(
+            f"this is {_SPELLED.get(kind.upper(), kind[:40])}, not LoRA",
+            "only low-rank pairs can be read and merged here",
+            "train or convert it as LoRA (PEFT: peft.convert_to_lora)",
+        )
+    for field, name in texts("refused").items():
+        if config.get(field):
+            raise Refused(f"this is {name}, not plain LoRA", f"its config sets {field}", instead_of(name))
+
+
+def instead_of(kind: str) -> str:
+    """What a person can do with another kind of adapter."""
+    if kind == "DoRA":
+        return "with the weights of its base, studio.formats.open_dora(adapter, base) reads it exactly"
+    return "convert it to plain LoRA, or train without it"
+
+
+def first_match(patterns: Mapping[str, float], module: str, deadline: float = math.inf) -> float | None:
+    """The value of the first pattern that matches a module's dotted path, by PEFT's rule `(.*\\.)?(pattern)$`.
+
+    Raises `Refused` for a pattern that is not a regular expression or takes too long (catastrophic backtracking).
+    """
+    for pattern, value in patterns.items():
+        if time.monotonic() > deadline:
+            raise Refused(
+                "the config's patterns take too long to match", f"there are {len(patterns)}", "write simpler ones"
+            )
+        if _matches(pattern, module):
+            return value
+    return None
+
+
+def _matches(pattern: str, module: str) -> bool:
+    if _LITERAL.fullmatch(pattern):
+        tail = module[-len(pattern) :]
+        start = len(module) - len(pattern)
+        on_segment = start == 0 or (start > 0 and module[start - 1] == ".")
+        return on_segment and (tail == pattern or all(p in (".", c) for p, c in zip(pattern, tail, strict=True)))
+    try:
+        return regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_SECONDS) is not None
+    except (regex.error, TimeoutError, RecursionError, MemoryError, OverflowError, ValueError) as error:
+        raise Refused(
+            f"the config's pattern {pattern[:60]!r} cannot be matched",
+            str(error) or type(error).__name__,
+            "write a simpler pattern",
+        ) from error
+
+
+def _caveats(config: Mapping[str, Any]) -> list[Finding]:
+    warned = {**texts("warned"), "trainable_token_indices": _TOKENS}
+    del warned["init_lora_weights"]  # which of them alters the base is told below
+    found = [Finding("warn", text) for field, text in warned.items() if config.get(field)]
+    unknown = sorted(config.keys() - FIELDS.keys() - _OTHERS_FIELDS)
+    if unknown:
+        names = ", ".join(unknown)[:120]
+        found.append(Finding("note", f"its config has settings that PEFT's LoRA does not know ({names}): not honoured"))
+    init = config.get("init_lora_weights")
+    if init is not None and not isinstance(init, (bool, str)):
+        raise _wrong("init_lora_weights", init, "true, false or a name")
+    changed_base = str(init).lower().startswith(("pissa", "olora", "corda", "lora_ga", "loftq"))
+    if isinstance(init, str) and changed_base and not config.get("path_initial_model_for_weight_conversion"):
+        text = f"trained from a {init} start, which alters the base"
+        found.append(Finding("warn", text + ": right on the original base only if it was converted when saved"))
+    return found
+
+
+def _carried(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that an export keeps, each checked."""
+    carried: dict[str, Any] = {
+        "task_type": _text(config, "task_type"),
+        "fan_in_fan_out": _flag(config, "fan_in_fan_out"),
+        "bias": _text(config, "bias"),
+        "target_modules": _names(config, "target_modules"),
+        "modules_to_save": _names(config, "modules_to_save"),
+        "trainable_token_indices": _tokens(config),
+    }
+    return {field: value for field, value in carried.items() if value}
+
+
+def _wrong(field: str, value: object, expected: str) -> Refused:
+    return Refused(
+        f"the config's {field} is {str(value)[:60]!r}", f"expected {expected}", "correct adapter_config.json"
+    )
+
+
+def _number(config: Mapping[str, Any], field: str, least: float = -math.inf) -> float | None:
+    value = config.get(field)
+    return None if value is None else _checked_number(field, value, least)
+
+
+def _checked_number(field: str, value: object, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong(field, value, "a number")
+    if abs(value) > 1e12 or not math.isfinite(value) or value < least:
+        raise _wrong(field, value, "a finite number" if least == -math.inf else f"a number from {least} up")
+    return float(value)
+
+
+def _flag(config: Mapping[str, Any], field: str) -> bool:
+    value = config.get(field)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise _wrong(field, value, "true or false")
+
+
+def _text(config: Mapping[str, Any], field: str) -> str | None:
+    value = config.get(field)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise _wrong(field, value, "text")
+
+
+def _names(config: Mapping[str, Any], field: str) -> str | tuple[str, ...]:
+    value = config.get(field)
+    if value is None or isinstance(value, str):
+        return value or ()
+    if isinstance(value, Sequence) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise _wrong(field, value, "a list of module names")
+
+
+def _listed(config: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """Names that PEFT takes as a list only."""
+    found = _names(config, field)
+    if isinstance(found, str):
+        raise _wrong(field, found, "a list of parameter names")
+    return found
+
+
+def _tokens(config: Mapping[str, Any]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Token numbers, for the input embeddings or by the embedding's name."""
+    value = config.get("trainable_token_indices")
+    if isinstance(value, Mapping):
+        return {str(name): _numbers(indices) for name, indices in value.items()}
+    return None if value is None else _numbers(value)
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, Sequence) or not all(isinstance(number, int) for number in value):
+        raise _wrong("trainable_token_indices", value, "a list of token numbers")
+    return tuple(value)
+
+
+def _patterns(config: Mapping[str, Any], field: str, least: float = -math.inf) -> dict[str, float]:
+    value = config.get(field)
+    if value is None:
+        return {}
+    if (
+        not isinstance(value, dict)
+        or len(value) > _MAX_PATTERNS
+        or any(len(key) > _MAX_PATTERN_LENGTH for key in value)
+    ):
+        raise _wrong(field, value, "patterns of module names with a number each")
+    return {key: _checked_number(f"{field}[{key[:40]!r}]", number, least) for key, number in value.items()}

@@ -1,5 +1,0 @@
-"""How assets/vision was made: autoencoder, relation encoder, base editor, LoRWeB and its single-LoRA baselines.
-
-Runs with torch, transformers and safetensors alone; diffusers reads what it writes. See `python -m
-studio.training.vision --help`.
-"""

@@ -1,5 +1,0 @@
-"""The Analogy room of the page: pictures, the space of edits, its map, what is kept of it, and other models."""
-
-from studio.ui.analogy.panel import AnalogyPanel
-
-__all__ = ["AnalogyPanel"]

@@ -1,0 +1,284 @@
+"""History, named versions, recipes in and out, and the export."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.composing.export import export
+from studio.core.errors import Cancelled, LoomError, Refused
+from studio.core.files import write_atomic
+from studio.formats import WRITERS
+from studio.recipes.presets import load_preset, preset_choices
+from studio.recipes.recipe import MAX_BYTES, Recipe, read_yaml
+from studio.session.workspace import Desk
+from studio.ui.shell import html as views
+from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, told, told_while
+
+_SHOWN = 40
+_HINT = "A zip with the adapter, its card and this recipe; it is read back and compared before it is offered."
+_POLL = 0.5  # seconds between two words on how far an export is
+
+
+class HistoryPanel:
+    """Undo, redo, versions, presets, recipes, export."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+
+    def build_bar(self) -> None:
+        """The bar on top: presets, undo and redo."""
+        self.preset = gr.Dropdown(
+            preset_choices(), value=None, label="Preset", elem_id="preset", scale=2, min_width=180
+        )
+        self.note = gr.HTML(elem_id="note")
+        self.undo = gr.Button("↶ Undo", size="sm", min_width=70, scale=0, elem_id="undo", interactive=False)
+        self.redo = gr.Button("↷ Redo", size="sm", min_width=70, scale=0, elem_id="redo", interactive=False)
+
+    def build_tabs(self) -> None:
+        """History and export beside the preview."""
+        with gr.Column(scale=5, min_width=300, elem_id="keeping"), gr.Tabs():
+            with gr.Tab("Export", elem_classes="pane"):
+                with gr.Row():
+                    self.name = gr.Textbox("merge", label="Name", elem_id="export-name", min_width=120)
+                    self.dtype = gr.Dropdown(
+                        ["float32", "float16", "bfloat16"],
+                        value="float32",
+                        label="Numbers",
+                        min_width=90,
+                        elem_id="export-dtype",
+                    )
+                    self.format = gr.Dropdown(
+                        [(writer.title.partition(" (")[0], id) for id, writer in WRITERS.items()],
+                        value="peft",
+                        label="Format",
+                        min_width=90,
+                        elem_id="export-format",
+                    )
+                with gr.Row():
+                    self.export = gr.Button("Export", variant="primary", size="sm", elem_id="export")
+                    self.stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-export")
+                    self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="download")
+                self.exported = gr.HTML(views.message(_HINT), elem_id="exported")
+            with gr.Tab("History", elem_classes="pane"):
+                with gr.Row():
+                    self.title = gr.Textbox(
+                        label="Name of this version",
+                        show_label=False,
+                        placeholder="Name this version",
+                        scale=3,
+                        elem_id="version-name",
+                    )
+                    self.keep = gr.Button("Keep", size="sm", scale=1, min_width=56, elem_id="keep-version")
+                self.versions = gr.Dropdown([], label="Named versions", elem_id="versions", visible=False)
+                self.steps = gr.Radio([], label="History", show_label=False, elem_id="steps", type="value")
+            with gr.Tab("Recipe", elem_classes="pane"):
+                with gr.Row():
+                    self.save = gr.DownloadButton("Download recipe", size="sm", elem_id="save-recipe")
+                    self.open = gr.UploadButton(
+                        "Open recipe or export", file_types=[".yaml", ".yml", ".zip"], size="sm", elem_id="open-recipe"
+                    )
+                self.recipe = gr.Code(
+                    language="yaml", interactive=False, elem_id="recipe", max_lines=12, label="Recipe"
+                )
+
+    def components(self) -> list[Any]:
+        """Controls that the recipe sets."""
+        return [self.preset, self.note, self.name, self.download, self.exported, self.versions]
+
+    def controls(self, desk: Desk) -> dict[Any, Any]:
+        """Name and versions; an export made before belongs to what was before."""
+        preset = dict(preset_choices()).get(desk.recipe.name)
+        return {
+            self.preset: preset,
+            self.note: escape(_note(desk, preset)),
+            self.name: desk.recipe.name or "merge",
+            self.download: gr.update(visible=False),
+            self.exported: views.message(_HINT),
+            self.versions: gr.update(choices=list(desk.snapshots), value=None, visible=bool(desk.snapshots)),
+        }
+
+    def wire(self) -> None:
+        """Connect the listeners."""
+        token, every = self.shared.token, self.shared.controls()
+        self.preset.input(self.on_preset, [token, self.preset], every, **EDIT)
+        self.undo.click(self.on_undo, [token], every, **EDIT)
+        self.redo.click(self.on_redo, [token], every, **EDIT)
+        self.steps.input(self.on_step, [token, self.steps], every, **EDIT)
+        for trigger in (self.keep.click, self.title.submit):
+            trigger(self.on_keep, [token, self.title], [self.title, self.versions], **EDIT)
+        self.versions.input(self.on_version_chosen, [token, self.versions], every, **EDIT)
+        self.open.upload(self.on_open, [token, self.open], every, **EDIT)
+        self.stop.click(self.on_stop, [token], None, **EDIT)
+        done = [self.exported, self.download, self.stop]
+        self.export.click(
+            self.on_export,
+            [token, self.name, self.dtype, self.format],
+            done,
+            concurrency_limit=2,
+            show_progress="hidden",
+            **PRIVATE,
+        )
+        shown = [self.undo, self.redo, self.steps, self.recipe, self.save, self.download, self.exported]
+        self.shared.version.change(self.on_version, [token], shown, **EDIT)
+
+    @told
+    def on_version(self, token: str) -> dict[Any, Any]:
+        """The recipe changed: history, recipe text; an export made before is out of date."""
+        desk = self.shared.desk(token)
+        history = desk.history
+        first = max(0, len(history.steps) - _SHOWN)
+        steps = [(f"{i + 1} · {step.label}", i) for i, step in enumerate(history.steps)][first:][::-1]
+        text = desk.pinned().to_yaml()
+        return {
+            self.undo: gr.update(interactive=history.at > 0),
+            self.redo: gr.update(interactive=history.at + 1 < len(history.steps)),
+            self.steps: gr.update(choices=steps, value=history.at),
+            self.recipe: text,
+            self.save: _recipe_file(desk, text),
+            self.download: gr.update(visible=False),
+            self.exported: views.message(_HINT),
+        }
+
+    @told
+    def on_preset(self, token: str, id: str | None) -> dict[Any, Any]:
+        """Put a preset on the desk."""
+        desk = self.shared.desk(token)
+        if not id or load_preset(id).name == desk.recipe.name:
+            return {}
+        recipe = load_preset(id)
+        desk.load(recipe, f"preset {recipe.name}")
+        return self.shared.refresh(desk)
+
+    @told
+    def on_undo(self, token: str) -> dict[Any, Any]:
+        """One step back."""
+        return self._moved(token, -1)
+
+    @told
+    def on_redo(self, token: str) -> dict[Any, Any]:
+        """One step forward."""
+        return self._moved(token, 1)
+
+    @told
+    def on_step(self, token: str, step: int | None) -> dict[Any, Any]:
+        """A row of the history brings everything back."""
+        desk = self.shared.desk(token)
+        if step is not None:
+            desk.go_to(int(step))
+        return self.shared.refresh(desk)
+
+    @told
+    def on_keep(self, token: str, title: str) -> tuple[str, Any]:
+        """Keep the recipe under a name."""
+        desk = self.shared.desk(token)
+        desk.save_snapshot(title or "")
+        return "", gr.update(choices=list(desk.snapshots), visible=True)
+
+    @told
+    def on_version_chosen(self, token: str, name: str | None) -> dict[Any, Any]:
+        """Bring a named version back."""
+        desk = self.shared.desk(token)
+        if name not in desk.snapshots:
+            return {}
+        desk.load(desk.snapshots[name], f"version {name}")
+        return self.shared.refresh(desk)
+
+    @told
+    def on_open(self, token: str, file: str | None) -> dict[Any, Any]:
+        """Open a recipe, or the recipe inside an export."""
+        desk = self.shared.desk(token)
+        if not file:
+            return {}
+        recipe = read_recipe_from(Path(file))
+        desk.load(recipe, f"open {recipe.name or Path(file).stem}")
+        return self.shared.refresh(desk)
+
+    @told_while
+    def on_export(self, token: str, name: str, dtype: str, format: str = "peft") -> Iterator[dict[Any, Any]]:
+        """Write a zip, read it back, compare, and only then offer it."""
+        desk = self.shared.desk(token)
+        if not desk.recipe.sources:
+            raise LoomError("There is nothing to export", next="add an adapter")
+        digest, recipe = desk.recipe.digest(), desk.pinned()
+        recipe = recipe.model_copy(update={"name": (name or "").strip()[:80] or "merge"})
+        job = Job(partial(_exported, desk, recipe, digest, dtype, format))
+        yield self._export_said("Merging, writing, reading back…", "busy", stop=True)
+        while not job.wait(_POLL):
+            done, total = desk.progress
+            far = f"Merging: {done} of {total} modules…" if done < total else "Writing, reading back, comparing…"
+            yield self._export_said(far, "busy", stop=True)
+        try:
+            written, count = job.result()
+        except LoomError as error:
+            yield self._export_said(str(error), "note" if isinstance(error, Cancelled) else "refused")
+            return
+        size = written.stat().st_size / 1e6
+        said = f"Exported: {written.name}, {size:.1f} MB. {count} modules read back and compared."
+        yield {**self._export_said(said, "good"), self.download: gr.update(value=str(written), visible=True)}
+
+    @told
+    def on_stop(self, token: str) -> None:
+        """Stop the export's merge; the files are not written."""
+        self.shared.desk(token).stop()
+
+    def _export_said(self, text: str, kind: str, *, stop: bool = False) -> dict[Any, Any]:
+        return {
+            self.exported: views.message(text, kind),
+            self.download: gr.update(visible=False),
+            self.stop: gr.update(visible=stop),
+        }
+
+    def _moved(self, token: str, by: int) -> dict[Any, Any]:
+        desk = self.shared.desk(token)
+        desk.move(by)
+        return self.shared.refresh(desk)
+
+
+def read_recipe_from(file: Path) -> Recipe:
+    """The recipe of a YAML file or of an export's zip."""
+    if file.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(file) as archive:
+                inside = [info for info in archive.infolist() if Path(info.filename).name == "recipe.yaml"]
+                if len(inside) != 1 or inside[0].file_size > MAX_BYTES:
+                    raise Refused(f"{file.name} holds no recipe", next="give an export of this studio, or a recipe")
+                return read_yaml(archive.read(inside[0]).decode("utf-8", "replace"))
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            raise Refused(f"{file.name} is not a whole zip file", str(error), "download it again") from error
+    if file.stat().st_size > MAX_BYTES:
+        raise Refused(f"{file.name} is too large for a recipe")
+    return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
+
+
+def _note(desk: Desk, preset: str | None) -> str:
+    """The recipe's note; what a preset says of its adapters says nothing of others."""
+    places = [source.path for source in desk.recipe.sources]
+    if preset is not None and places != [source.path for source in load_preset(preset).sources]:
+        return "Other adapters than the preset's are on the desk."
+    return desk.recipe.note
+
+
+def _exported(desk: Desk, recipe: Recipe, digest: str, dtype: Any, format: str, on_step: Any) -> tuple[Path, int]:
+    """Merge, write, read back, compare: the zip, and how many modules it holds. `digest` is the desk's recipe's."""
+    composition = desk.compose(on_step=on_step)
+    if composition.report.recipe_digest != digest:
+        raise Cancelled("The recipe changed meanwhile", next="export again")
+    folder = Path(tempfile.mkdtemp(prefix="export-", dir=desk.exports))
+    plain = "".join(c if c.isalnum() or c in "._- " else "-" for c in recipe.name).strip(". ") or "merge"
+    file = f"{plain}.zip" if format == "peft" else f"{plain} ({format}).zip"
+    written = export(composition, recipe, folder / file, format=format, dtype=dtype)
+    return written, len(composition.adapter.modules)
+
+
+def _recipe_file(desk: Desk, text: str) -> str:
+    path = desk.exports / "recipe.yaml"
+    write_atomic(path, text.encode())
+    return str(path)

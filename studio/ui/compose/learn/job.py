@@ -1,0 +1,164 @@
+"""One visitor's learning run: on a thread of its own, to be looked at while it goes on, stopped, and taken up again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from studio.core.errors import Cancelled, LoomError, NotAtHand
+from studio.formats import save_adapter
+from studio.learning.data import Examples
+from studio.learning.learners import WAYS, Learned, Order, coefficients, heard, resumed
+from studio.learning.soups import Coefficients, Step
+from studio.recipes.recipe import Recipe
+from studio.recipes.sources import Sources
+from studio.session.workspace import Desk
+from studio.text.bases import TextBase, is_at_hand
+from studio.ui.compose.preview import base_name
+from studio.ui.shell.panel import Job
+from studio.ui.shell.sessions import Rooms
+
+SLOTS = threading.BoundedSemaphore(2)
+"""Runs at once, for all visitors: the others wait their turn."""
+OpenBase = Callable[[], TextBase]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What a run gave: the recipe it was written into, over which sources, and from which examples by which order."""
+
+    recipe: Recipe
+    sources: Sources
+    examples: Examples
+    order: Order
+    learned: Learned
+
+
+@dataclass(eq=False)
+class Training:
+    """A run. `losses`, `valid` and `coefficients` grow while it goes on; `said` is what it is doing, in words."""
+
+    desk: Desk
+    open_base: OpenBase
+    examples: Examples
+    order: Order
+    start: Learned | None = None
+    losses: list[float] = field(default_factory=list)
+    valid: list[tuple[int, float]] = field(default_factory=list)
+    rows: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    coefficients: Coefficients | None = None
+    steps: int = 0
+    said: str = "Waiting for a free place: two runs go on already, yours or others'"
+    result: Result | None = None
+
+    def __post_init__(self) -> None:
+        self.stopped = threading.Event()
+        self.recipe, self.pool = self.desk.recipe, self.desk.sources()
+        self.job = Job(self._work)
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it is not at its end yet."""
+        return not self.job.wait(0)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there are steps left to go on with."""
+        done = self.result
+        return (
+            done is not None
+            and not self.is_going
+            and self.stopped.is_set()
+            and self.order.way != "lorahub"
+            and done.learned.soup.state.step < self._schedule_steps()
+        )
+
+    def again(self) -> Training:
+        """The same run, from where it was stopped."""
+        if self.result is None or not self.can_resume:
+            raise LoomError("There is nothing to go on with", "the run is at its end", "learn anew")
+        soup = self.result.learned.soup
+        return Training(
+            self.desk,
+            self.open_base,
+            self.examples,
+            self.order,
+            self.result.learned,
+            list(soup.state.losses),
+            list(soup.state.valid),
+        )
+
+    def _schedule_steps(self) -> int:
+        settings = self.order.unlabelled if self.order.way == "adamerge" else self.order.settings
+        return settings.schedule.steps
+
+    def _work(self, on_step: Any) -> None:
+        with SLOTS:
+            if self.stopped.is_set():
+                raise Cancelled("The run was stopped before it began")
+            self.said = "Opening the base model"
+            base = self.open_base()
+            adapters = heard(self.recipe, self.pool)
+            self.said = "Choosing adapters" if self.order.way == "recycle" else "Measuring the start"
+            given, how = (self.examples, self.order), {"on_step": self._seen, "stop": self.stopped.is_set}
+            if self.start is None:
+                found = coefficients(base, adapters, *given, **how)
+            else:
+                at = self.start
+                found = resumed(base, at.places, at.adapters, *given, at.soup.state, **how)
+            self._show(found)
+            self.result = self._written(found)
+            self.said = ""
+
+    def _seen(self, step: Step) -> None:
+        self.losses.append(step.loss)
+        if not self.valid or step.valid != self.valid[-1][1]:
+            self.valid.append((step.step, step.valid))
+        self.coefficients, self.rows, self.names, self.steps = step.coefficients, step.rows, step.names, step.steps
+        self.said = f"Step {step.step} of {step.steps}, validation loss {step.valid:.3f}"
+
+    def _show(self, found: Learned) -> None:
+        soup = found.soup
+        self.coefficients, self.rows, self.names = soup.coefficients, soup.rows, soup.names
+        self.valid, self.losses = list(soup.state.valid), list(soup.state.losses)
+        self.steps = max(self.steps, soup.state.step)
+
+    def _written(self, found: Learned) -> Result:
+        """Put the coefficients on the desk: one step of its history. On other adapters, keep them as a version."""
+        recipe, pool = self._joined(found)
+        title = WAYS[self.order.way].partition(":")[0]
+        note = f"Coefficients by {title}, learned from {len(self.examples.all)} examples."
+        learned = found.into(recipe).changed(name=f"learned: {self.order.way}", note=note)
+        if _places(self.desk.recipe) == _places(self.recipe):
+            self.desk.load(learned, f"learned by {title}")
+        else:
+            self.desk.snapshots[f"learned by {title}"] = learned
+        return Result(learned, pool, self.examples, self.order, found)
+
+    def _joined(self, found: Learned) -> tuple[Recipe, Sources]:
+        """The recipe with the target LoRA as its last source, saved in the visitor's workspace, if one was trained."""
+        if -1 not in found.places:
+            return self.recipe, self.pool
+        target = found.adapters[0]
+        number = 1 + sum(1 for _ in self.desk.workspace.glob("target-*"))
+        save_adapter(target, self.desk.workspace / f"target-{number}")
+        added = {"path": f"upload:target-{number}", "name": f"target {number}"}
+        sources = [*self.recipe.model_dump()["sources"], added]
+        adapters = (*self.pool.adapters, replace(target, name=f"target {number}"))
+        return self.recipe.changed(sources=sources), Sources(adapters, hashes=(*self.pool.hashes, None))
+
+
+def _places(recipe: Recipe) -> list[tuple[Any, ...]]:
+    """What identifies a recipe's sources, in their order."""
+    return [(source.path, source.hub, source.revision) for source in recipe.sources]
+
+
+def open_base(rooms: Rooms, desk: Desk) -> TextBase:
+    """The base under the desk's adapters, loaded once for all visitors; raises `NotAtHand` for one that is not here."""
+    name = base_name(desk)
+    if not is_at_hand(name):
+        raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings, in Compose")
+    return rooms.bases.get(name)

@@ -1,0 +1,261 @@
+"""The room Learn: coefficients for the adapters on the desk, learned before the visitor's eyes and put on the desk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
+
+import gradio as gr
+
+from studio.core.errors import LoomError
+from studio.learning.adamerge import SETTINGS as UNLABELLED
+from studio.learning.controls import TargetSettings
+from studio.learning.data import split
+from studio.learning.fit import Schedule
+from studio.learning.learners import WAYS, Order
+from studio.learning.recycle import Selection
+from studio.learning.soups import Granularity, Init, Parameterisation, Settings
+from studio.session.workspace import Desk
+from studio.ui.compose.learn import curves
+from studio.ui.compose.learn.job import Training, open_base
+from studio.ui.shell import html as views
+from studio.ui.shell import task_choices as asked
+from studio.ui.shell.fields import number, whole
+from studio.ui.shell.job_panel import RunRoom
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, told, told_while
+
+_SHAPES = {
+    "free": "free: any number, from 1",
+    "softmax": "softmax: shares of 1",
+    "leaky": "leaky: from 0, subtracting is damped",
+    "squared": "squared: never below 0",
+    "sigmoid": "sigmoid: between 0 and 1",
+    "affine": "sigmoid, its height and offset learned too",
+}
+_INITS = {
+    "constant": "all alike: the sum for free, the base for leaky",
+    "normal": "drawn from N(0, 0.5²)",
+    "uniform": "drawn between 0 and 1",
+    "equal": "1/√N each",
+    "target": "only the first adapter",
+}
+_GRAINS = {
+    "global": "one for each adapter",
+    "layer": "one a layer",
+    "sublayer": "one for attention, one for MLP, a layer",
+    "module": "one a module",
+    "rank": "one a unit (rank)",
+}
+
+
+_FIRST = (
+    "Learn how much of each adapter every module needs, from a few examples",
+    (
+        "The adapters stay as they are: one number is learned for each module and adapter. With the embedded skills it "
+        "takes under a minute on two cores; Stop keeps the best so far, Go on takes it up again.",
+        "You will see these numbers as a heat map while they are learned, and the loss below it.",
+        "They go into the recipe on the desk. What Compose shows, writes and exports is the learned merge; Undo takes "
+        "it back, the Scoreboard judges it.",
+    ),
+)
+
+
+class LearningPanel(RunRoom[Training]):
+    """Chooses examples and a way, shows the run, writes the recipe."""
+
+    first = "learn first"
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.runs, self.filled = shared.trainings, gr.State(False)
+        with gr.Row():
+            with gr.Column(scale=4, min_width=320, elem_id="learning"):
+                self._build_choice()
+            with gr.Column(scale=7, min_width=320, elem_id="learned"):
+                self.state = gr.HTML(views.first_view(*_FIRST), elem_id="learn-state")
+                self.heat = gr.HTML(elem_id="learn-heat")
+                self.curve = gr.HTML(elem_id="learn-curve")
+
+    def _build_choice(self) -> None:
+        self.way = gr.Dropdown([(title, way) for way, title in WAYS.items()], value="soup", label="Way", elem_id="way")
+        with gr.Row():
+            self.examples = gr.Dropdown(
+                [], label="Examples", info="Questions with their right answers.", elem_id="examples", scale=3
+            )
+            self.upload = gr.UploadButton(
+                "Your own (JSONL)", file_types=[".jsonl", ".json"], size="sm", scale=1, elem_id="own-examples"
+            )
+        self.count = gr.Slider(5, 200, 50, step=5, label="How many examples", elem_id="example-count")
+        with gr.Row():
+            self.start = gr.Button("Learn", variant="primary", size="sm", min_width=70, elem_id="learn")
+            self.halt = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="learn-stop")
+            self.more = gr.Button("Go on", size="sm", min_width=60, interactive=False, elem_id="learn-resume")
+        with gr.Group(visible=False) as self.recycling:
+            self.keep = gr.Slider(1, 16, 5, step=1, label="Adapters to select", elem_id="keep")
+            self.by = gr.Dropdown([*get_args(Selection)], value="score", label="Select by", elem_id="select-by")
+            self.pooled = gr.Checkbox(
+                True,
+                label="A target LoRA joins the pool",
+                info="Trained first on the same examples, a minute or two; the paper's own setting.",
+                elem_id="pool-target",
+            )
+        with gr.Accordion("Settings: shape, granularity, steps", open=False):
+            self.shape = gr.Dropdown(
+                [(text, id) for id, text in _SHAPES.items()], value="free", label="Coefficients", elem_id="shape"
+            )
+            self.grain = gr.Dropdown(
+                [(text, id) for id, text in _GRAINS.items()], value="module", label="Granularity", elem_id="grain"
+            )
+            self.init = gr.Dropdown(
+                [(text, id) for id, text in _INITS.items()], value="constant", label="Start", elem_id="init"
+            )
+            with gr.Row():
+                self.rate = gr.Number(5e-2, label="Learning rate", elem_id="rate")
+                self.steps = gr.Number(100, label="Steps", precision=0, elem_id="learn-steps")
+            with gr.Row():
+                self.batch = gr.Number(8, label="Batch", precision=0)
+                self.l1 = gr.Number(0, label="L1", info="Pulls coefficients to 0.")
+                self.seed = gr.Number(0, label="Seed", precision=0)
+
+    # Listening -------------------------------------------------------------------------------------------------------
+
+    def wire(self, tab: gr.Tab) -> None:
+        """Connect the listeners; tasks are listed, and a run that goes on is shown, when `tab` is opened."""
+        token = self.shared.token
+        shown = [self.state, self.heat, self.curve, self.start, self.halt, self.more, self.filled]
+        every = [*shown, *self.shared.controls()]
+        knobs = [self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1, self.seed]
+        given = [token, self.way, self.examples, self.count, *knobs, self.keep, self.by, self.pooled]
+        live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
+        tab.select(self.on_open, [token, self.examples, self.filled], [self.examples, *every], **live)
+        self.way.input(self.on_way, [self.way], [self.recycling, self.shape, self.grain, self.rate, self.steps], **EDIT)
+        self.upload.upload(self.on_upload, [token, self.upload], self.examples, **PRIVATE)
+        self.start.click(self.on_learn, given, every, **live)
+        self.more.click(self.on_resume, [token], every, **live)
+        self.halt.click(self.on_stop, [token], self.halt, **EDIT)
+
+    @told_while
+    def on_open(self, token: str, chosen: str | None, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
+        """The tab was opened: what there is to learn from, and the run if one goes on."""
+        desk = self.shared.desk(token)
+        listed = asked.choices(desk, ("train",))
+        fitting = asked.fitting(desk)
+        value = chosen if asked.fits(desk, chosen) else f"{fitting}:train" if fitting else None
+        run = self.runs.get(token)
+        first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
+        yield {self.examples: gr.update(choices=listed, value=value), **first}
+        yield from self.reopened(token, is_filled)
+
+    @told
+    def on_way(self, way: str) -> dict[Any, Any]:
+        """Another way: its own start settings."""
+        shape = "leaky" if way == "recycle" else "free"
+        schedule = UNLABELLED.schedule if way == "adamerge" else Schedule(steps=40) if way == "lorahub" else Schedule()
+        return {
+            self.recycling: gr.update(visible=way == "recycle"),
+            self.shape: gr.update(value=shape, interactive=way != "lorahub"),
+            self.grain: gr.update(interactive=way != "lorahub"),
+            self.rate: gr.update(value=schedule.rate, interactive=way != "lorahub"),
+            self.steps: gr.update(value=schedule.steps, label="Trials" if way == "lorahub" else "Steps"),
+        }
+
+    @told
+    def on_upload(self, token: str, file: str | None) -> Any:
+        """A visitor's own questions and answers."""
+        desk = self.shared.desk(token)
+        if not file:
+            return {}
+        value = asked.receive(desk, file)
+        return gr.update(choices=asked.choices(desk, ("train",)), value=value)
+
+    @told_while
+    def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
+        """Begin a run and show it."""
+        yield from self.begin(token, partial(self._ordered, self.shared.desk(token), *given))
+
+    def _ordered(self, desk: Desk, *given: Any) -> Training:
+        """The run that the controls spell."""
+        if not desk.recipe.sources:
+            raise LoomError("There is nothing to learn", "no adapter is on the desk", "add one, or start from a preset")
+        way, examples, count, *knobs = given
+        order = _order(way, *knobs)
+        if not isinstance(examples, str) or not examples:
+            raise LoomError("No examples are chosen", next="choose some, or upload a JSONL of prompts and answers")
+        if order.way == "recycle" and order.target and len(desk.recipe.sources) >= 16:
+            raise LoomError(
+                "The desk is full", "a target LoRA would be the 17th", "remove an adapter, or do without it"
+            )
+        items = asked.task(desk, examples, whole("The number of examples", count, 1, 10_000), order.seed)
+        if items.kind != "exact":
+            raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
+        return Training(desk, partial(open_base, self.shared.rooms, desk), split(items.items, seed=order.seed), order)
+
+    def picture(self, run: Training) -> dict[Any, Any]:
+        """What a run looks like now."""
+        losses, valid = list(run.losses), list(run.valid)
+        heat = curves.heat_map(run.rows, run.names, run.coefficients) if run.coefficients is not None else ""
+        return {
+            self.state: views.message(f"{run.said}…", "busy"),
+            self.heat: heat,
+            self.curve: curves.loss_curve(losses, valid, max(run.steps, 1)) if losses else "",
+        }
+
+    def finished(self, token: str, run: Training) -> dict[Any, Any]:
+        """What was learned is on the desk: say what it means, and set every control by it."""
+        desk = self.shared.desk(token)
+        return {**self.shared.refresh(desk), **self.left(token, run)}
+
+    def left(self, token: str, run: Training) -> dict[Any, Any]:
+        """What was learned, in words."""
+        return {self.state: _told(run, self.shared.desk(token))}
+
+
+def _told(run: Training, desk: Desk) -> str:
+    """What a finished run means, in two sentences."""
+    result = run.result
+    if result is None:
+        return views.message("Nothing was learned.", "refused")
+    state = result.learned.soup.state
+    first = state.valid[0][1]
+    word = "Stopped" if run.can_resume else "Done"
+    loss = f"{word} after {state.step} steps: validation loss {first:.3f} → {state.lowest:.3f} nats an answer token."
+    if run.order.way in ("lorahub", "adamerge"):
+        loss = f"{word} after {state.step} steps: lowest objective {state.lowest:.3f}."
+    if desk.recipe.name == result.recipe.name:
+        where = "It is on the desk as weights by module: preview and export follow, Undo brings the former back."
+    else:
+        where = "The desk holds other adapters by now: it waits among the named versions."
+    return views.message(
+        f"{loss} {where} The Scoreboard judges it beside its controls, on questions it never saw.", "good"
+    )
+
+
+def _order(
+    way: Any,
+    shape: Any,
+    grain: Any,
+    init: Any,
+    rate: Any,
+    steps: Any,
+    batch: Any,
+    l1: Any,
+    seed: Any,
+    keep: Any,
+    by: Any,
+    pooled: Any,
+) -> Order:
+    """The order that the controls spell; whatever they hold is checked."""
+    choices = {"way": (way, WAYS), "coefficients": (shape, get_args(Parameterisation))}
+    choices |= {"granularity": (grain, get_args(Granularity)), "selection": (by, get_args(Selection))}
+    choices |= {"start": (init, get_args(Init))}
+    for what, (value, known) in choices.items():
+        if not isinstance(value, str) or value not in known:
+            raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
+    many, first = whole("Steps", steps, 1, 5000), whole("The seed", seed, 0, 2**31 - 1)
+    schedule = Schedule(number("The rate", rate, 0, 10), many, whole("The batch", batch, 1, 256), seed=first)
+    settings = Settings(shape, grain, init=init, l1=number("L1", l1, 0, 10), schedule=schedule)
+    target = TargetSettings(schedule=Schedule(3e-4, 400, seed=first)) if way == "recycle" and pooled else None
+    unlabelled = replace(UNLABELLED, granularity=grain, parameterisation=shape, schedule=schedule)
+    return Order(way, settings, whole("Adapters to select", keep, 1, 16), by, target, many, unlabelled)

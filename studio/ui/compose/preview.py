@@ -1,0 +1,267 @@
+"""The text preview: base, every source and the merge, writing side by side; it follows the sliders."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+
+from studio.core.adapter import Adapter
+from studio.core.data import assets
+from studio.core.errors import Cancelled, LoomError, NotAtHand
+from studio.session.workspace import Desk
+from studio.text.bases import find_base, is_at_hand
+from studio.text.decoding import Decoding
+from studio.text.preview import Preview, open_preview
+from studio.ui.shell import html as views
+from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, told, told_while
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_POLL = 0.5  # seconds between two words on how long a base is loading
+_PROMPTS = assets("text", "prompts.json")
+
+
+class ReadingPanel:
+    """Edits the prompt, and streams what every column writes."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.prompts = _shipped_prompts()
+        with gr.Column(scale=11, min_width=320, elem_id="reading"):
+            with gr.Row(elem_id="prompt-bar"):
+                self.prompt = gr.Textbox(
+                    label="Prompt",
+                    placeholder="Type a prompt, or pick one",
+                    lines=1,
+                    max_lines=3,
+                    scale=5,
+                    elem_id="prompt",
+                    min_width=200,
+                )
+                self.pick = gr.Dropdown(
+                    [(caption, text) for caption, text in self.prompts.items()],
+                    label="Pick a prompt",
+                    scale=3,
+                    elem_id="pick-prompt",
+                    min_width=200,
+                    value=None,
+                )
+                self.write = gr.Button("Write", variant="primary", size="sm", min_width=66, scale=0, elem_id="write")
+                self.halt = gr.Button("Stop", size="sm", min_width=56, scale=0, elem_id="stop")
+            self.columns = gr.HTML(
+                views.message("Type a prompt: base, sources and merge write side by side."), elem_id="columns"
+            )
+            with gr.Accordion("Reading settings: length, temperature, perplexity, base model", open=False):
+                with gr.Row():
+                    self.tokens = gr.Slider(1, 200, 48, step=1, label="Tokens", elem_id="tokens")
+                    self.temperature = gr.Slider(
+                        0,
+                        2,
+                        0,
+                        step=0.05,
+                        label="Temperature",
+                        info="0 always takes the likeliest token.",
+                        elem_id="temperature",
+                    )
+                self.text = gr.Textbox(
+                    label="Perplexity of this text, beside each column",
+                    info="Lower: the column expects the text more.",
+                    lines=2,
+                    elem_id="text",
+                )
+                with gr.Row():
+                    self.base = gr.Textbox(
+                        label="Base model",
+                        info="Empty: the one the adapters name. A folder, or a Hub id.",
+                        elem_id="base",
+                        scale=4,
+                    )
+                    self.fetch = gr.Button("Load or download it", size="sm", scale=1, elem_id="fetch")
+
+    def components(self) -> list[Any]:
+        """Controls that the recipe sets."""
+        return [self.prompt, self.tokens, self.temperature, self.text, self.base, self.pick]
+
+    def controls(self, desk: Desk) -> dict[Any, Any]:
+        """Prompt and settings as the recipe has them."""
+        view = desk.recipe.view
+        return {
+            self.prompt: view.prompt,
+            self.tokens: view.tokens,
+            self.temperature: view.temperature,
+            self.text: view.text,
+            self.base: desk.recipe.base or "",
+            self.pick: self._picked(desk),
+        }
+
+    def wire(self) -> None:
+        """Connect the listeners."""
+        token, version = self.shared.token, self.shared.version
+        settings = [token, self.prompt, self.tokens, self.temperature, self.text]
+        for trigger in (
+            self.write.click,
+            self.prompt.submit,
+            self.tokens.release,
+            self.temperature.release,
+            self.text.blur,
+        ):
+            trigger(self.on_settings, settings, [version, self.pick], **EDIT)
+        self.pick.input(self.on_pick, [token, self.pick], [self.prompt, version], **EDIT)
+        self.base.submit(self.on_base, [token, self.base], version, **EDIT)
+        self.fetch.click(self.on_fetch, [token, self.base], [version, self.columns], **EDIT)
+        self.halt.click(self.on_stop, [token], None, **EDIT)
+        version.change(
+            self.on_version,
+            [token],
+            self.columns,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            concurrency_limit=4,
+            concurrency_id="text",
+            **PRIVATE,
+        )
+
+    @told
+    def on_settings(self, token: str, prompt: str, tokens: int, temperature: float, text: str) -> tuple[int, Any]:
+        """Prompt or settings changed: write again."""
+        desk = self.shared.desk(token)
+        desk.look(prompt=prompt or "", tokens=int(tokens), temperature=temperature, text=text or "")
+        desk.version += 1
+        return desk.version, self._picked(desk)
+
+    @told
+    def on_pick(self, token: str, prompt: str | None) -> Any:
+        """A shipped prompt was picked."""
+        desk = self.shared.desk(token)
+        if not prompt or prompt == desk.recipe.view.prompt:
+            return {}
+        desk.look(prompt=prompt)
+        desk.version += 1
+        return prompt, desk.version
+
+    def _picked(self, desk: Desk) -> Any:
+        """The shipped prompt on the desk, if it is one."""
+        prompt = desk.recipe.view.prompt
+        return gr.update(value=prompt if prompt in self.prompts.values() else None)
+
+    @told
+    def on_base(self, token: str, base: str) -> int:
+        """Another base to preview on, and to name in the export."""
+        desk = self.shared.desk(token)
+        desk.edit("base model", base=(base or "").strip() or None)
+        return desk.version
+
+    @told_while
+    def on_fetch(self, token: str, base: str) -> Iterator[dict[Any, Any]]:
+        """Load the base, downloading it if need be."""
+        desk = self.shared.desk(token)
+        self.on_base(token, base or "")
+        name = base_name(desk)
+        job, begun = Job(lambda _: self.shared.rooms.bases.get(name)), time.monotonic()
+        while not job.wait(_POLL):
+            far = f"Loading {name}; a download takes as long as it is large: {time.monotonic() - begun:.0f} s…"
+            yield {self.columns: views.message(far, "busy")}
+        try:
+            job.result()
+        except LoomError as error:
+            yield {self.columns: views.message(str(error), "refused")}
+            return
+        desk.version += 1
+        yield {self.shared.version: desk.version}
+
+    @told
+    def on_stop(self, token: str) -> None:
+        """Stop writing; the sliders start it again."""
+        self.shared.desk(token).stop()
+
+    @told_while
+    def on_version(self, token: str) -> Iterator[str]:
+        """The recipe or the prompt changed: write anew, until something newer comes."""
+        desk = self.shared.desk(token)
+        version, view = desk.version, desk.recipe.view
+        if not desk.recipe.sources or not view.prompt.strip():
+            yield views.message("Type a prompt, or pick one: base, sources and merge write side by side.")
+            return
+        try:
+            preview = self.open(desk)
+            merge = desk.compose().adapter
+            yield from self.stream(desk, preview, merge, version)
+        except Cancelled:
+            return
+        except NotAtHand as error:
+            yield views.message(f"No text preview: {error} Map, merge and export work all the same.", "note")
+        except LoomError as error:
+            yield views.message(str(error), "refused")
+
+    def open(self, desk: Desk) -> Preview:
+        """The preview of the desk's sources over their base, loaded once for all visitors."""
+        sources = desk.sources()
+        name = base_name(desk)
+        if not is_at_hand(name):
+            raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings")
+        base = self.shared.rooms.bases.get(name)
+        return desk.kept("preview", (id(sources), id(base)), _Open(base, sources.adapters))
+
+    def stream(self, desk: Desk, preview: Preview, merge: Adapter, version: int) -> Iterator[str]:
+        """The columns as they grow, then the perplexities if a text was given."""
+        view, names = desk.recipe.view, preview.columns(merge)
+        decoding = Decoding(max_tokens=view.tokens, temperature=view.temperature, seed=desk.recipe.seed)
+        texts: tuple[str, ...] = ("",) * len(names)
+        for texts in preview.generate(view.prompt, merge, decoding, stop=_Newer(desk, version)):
+            yield views.columns(names, texts, {}, "writing…")
+        if desk.version != version:
+            return
+        measured, state = _measured(preview, view.text, merge)
+        notes = [f"{finding.text}." for finding in preview.findings]
+        yield views.columns(names, texts, measured, " ".join([state, *notes]).strip())
+
+
+class _Open:
+    """Opens a preview when nobody has kept it."""
+
+    def __init__(self, base: Any, adapters: tuple[Adapter, ...]) -> None:
+        self.base, self.adapters = base, adapters
+
+    def __call__(self) -> Preview:
+        return open_preview(self.base, self.adapters)
+
+
+class _Newer:
+    """True once something newer is on the desk."""
+
+    def __init__(self, desk: Desk, version: int) -> None:
+        self.desk, self.version = desk, version
+
+    def __call__(self) -> bool:
+        return self.desk.version != self.version
+
+
+def base_name(desk: Desk) -> str:
+    """The base to preview on; a studio that is not local takes none by path, wherever the name came from."""
+    name = desk.recipe.base or find_base(desk.adapters)
+    if not desk.is_local and not _HUB_ID.fullmatch(name):
+        raise NotAtHand(f"{name} is a path", "this studio opens no files of its own machine", "give a Hub id")
+    return name
+
+
+def _measured(preview: Preview, text: str, merge: Adapter) -> tuple[Mapping[str, float], str]:
+    if not text.strip():
+        return {}, ""
+    try:
+        found = preview.perplexity(text, merge)
+    except LoomError as error:
+        return {}, str(error)
+    left = f"; {found.left_out} tokens at its end did not fit the base's context" if found.left_out else ""
+    return dict(zip(preview.columns(merge), found.values, strict=True)), f"Perplexity over {found.tokens} tokens{left}."
+
+
+def _shipped_prompts() -> dict[str, str]:
+    """Captions and prompts that come with the embedded base; none where it is not there yet."""
+    if not _PROMPTS.is_file():
+        return {}
+    found = json.loads(_PROMPTS.read_text(encoding="utf-8"))
+    return {str(item["caption"]): str(item["prompt"]) for item in found["prompts"]}

@@ -1,0 +1,1 @@
+"""The room Judge: merges scored beside the base, each source, and controls."""

@@ -1,0 +1,336 @@
+"""The room Scoreboard: merges of the adapters on the desk judged beside the base, each source, and the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.core.errors import Cancelled, LoomError
+from studio.core.files import write_atomic
+from studio.evaluation.scoreboard import Board, read_sweep
+from studio.evaluation.tasks import Task
+from studio.merging import methods
+from studio.recipes.recipe import Recipe
+from studio.session.workspace import Desk
+from studio.ui.compose.learn.job import Result, open_base
+from studio.ui.judge import table as board
+from studio.ui.judge.job import Judging, Question, chosen
+from studio.ui.shell import html as views
+from studio.ui.shell import task_choices as asked
+from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
+
+_PAUSE = 0.5
+REGMEAN = "regmean"  # no registered method: it needs activations
+_REGMEAN_TITLE = "RegMean: from each skill's own questions"
+MAX_ROWS = 60
+"""Swept rows on the page; the command line judges any number."""
+
+
+_FIRST = (
+    "Judge merges of the adapters on the desk on questions nobody trained on",
+    (
+        "Every method is tried with every weighting at every task. Rows come as they are judged; Cancel keeps them.",
+        "The base and each adapter alone stand in the same table, with 95 % intervals. Answers are checked by a "
+        "program: right or wrong.",
+        "A row can be put back on the desk as a recipe; CSV and JSON hold all of them.",
+    ),
+)
+
+
+class ScoringPanel:
+    """Chooses what is compared at which tasks, shows rows as they come, opens them, writes files."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.judgings: Latest[Judging] = Latest()
+        self.filled = gr.State(False)  # whether the page shows the visitor's judging
+        with gr.Row():
+            with gr.Column(scale=4, min_width=320, elem_id="scoring"):
+                self._build_choice()
+            with gr.Column(scale=8, min_width=320, elem_id="scored"):
+                self.state = gr.HTML(views.first_view(*_FIRST), elem_id="score-state")
+                self.table = gr.HTML(elem_id="board")
+                with gr.Row(visible=False) as self.bar:
+                    self.open = gr.Dropdown(
+                        [], label="Put a row on the desk", elem_id="open-row", scale=3, min_width=180
+                    )
+                    self.csv = gr.DownloadButton("CSV", size="sm", scale=1, min_width=60, elem_id="board-csv")
+                    self.json = gr.DownloadButton("JSON", size="sm", scale=1, min_width=60, elem_id="board-json")
+                self.plot = gr.Plot(
+                    label="Figures with 95 % intervals", show_label=False, visible=False, elem_id="multiples"
+                )
+
+    def _build_choice(self) -> None:
+        self.adapters = gr.CheckboxGroup([], label="Adapters", elem_id="score-adapters")
+        self.tasks = gr.Dropdown([], label="Tasks", multiselect=True, elem_id="tasks")
+        self.upload = gr.UploadButton(
+            "Your own task (JSONL)", file_types=[".jsonl", ".json"], size="sm", elem_id="own-task"
+        )
+        self.methods = gr.Dropdown(
+            [*((found.title, id) for id, found in methods().items()), (_REGMEAN_TITLE, REGMEAN)],
+            value=["cat", "ties", "lego"],
+            label="Methods",
+            multiselect=True,
+            elem_id="score-methods",
+        )
+        self.weights = gr.Textbox(
+            "1; 0.5", label="Weights to try", info="1; 0.5 is the sum, then the half. 1,0.2; 0.2,1 sets each adapter.",
+            elem_id="score-weights",
+        )  # fmt: skip
+        self.count = gr.Slider(10, 400, 50, step=10, label="Questions of each task", elem_id="score-count")
+        self.desk_too = gr.Checkbox(True, label="The recipe on the desk too", elem_id="desk-too")
+        with gr.Accordion("Sweep more: scale, seeds, a knob, own tasks", open=False):
+            with gr.Row():
+                self.scales = gr.Textbox("1", label="Scales", min_width=80, elem_id="score-scales")
+                self.seeds = gr.Textbox("0", label="Seeds", info="For methods that draw.", min_width=80)
+            with gr.Row():
+                self.knob = gr.Dropdown([], label="Knob", min_width=120, elem_id="score-knob")
+                self.values = gr.Textbox("", label="Its values", placeholder="4,8,16", min_width=100)
+            self.own = gr.Textbox(
+                "", label="Own tasks", info="adapter=task; the embedded skills know theirs.", elem_id="own-tasks"
+            )
+        with gr.Row():
+            self.judge = gr.Button("Judge", variant="primary", size="sm", min_width=70, elem_id="judge")
+            self.halt = gr.Button("Cancel", size="sm", min_width=60, interactive=False, elem_id="judge-stop")
+
+    # Listening -------------------------------------------------------------------------------------------------------
+
+    def wire(self, tab: gr.Tab) -> None:
+        """Connect the listeners; the choices follow the desk when `tab` is opened."""
+        token, every = self.shared.token, self.shared.controls()
+        shown = [self.state, self.table, self.plot, self.bar, self.open, self.csv, self.json, self.judge, self.halt]
+        shown.append(self.filled)
+        live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
+        sweep = [self.methods, self.weights, self.scales, self.seeds, self.knob, self.values]
+        given = [token, self.adapters, self.tasks, self.count, self.own, self.desk_too, *sweep]
+        tab.select(
+            self.on_open,
+            [token, self.tasks, self.methods, self.filled],
+            [self.adapters, self.tasks, self.knob, *shown],
+            **live,
+        )
+        self.methods.input(self.on_methods, [self.methods], self.knob, **EDIT)
+        self.upload.upload(self.on_upload, [token, self.upload, self.tasks], self.tasks, **PRIVATE)
+        self.judge.click(self.on_judge, given, shown, **live)
+        self.halt.click(self.on_stop, [token], self.halt, **EDIT)
+        self.open.input(self.on_row, [token, self.open], [*every, self.state], **EDIT)
+
+    @told_while
+    def on_open(
+        self, token: str, tasks: list[str] | None, ids: list[str] | None, is_filled: bool = False
+    ) -> Iterator[dict[Any, Any]]:
+        """The tab was opened: adapters and tasks of the desk, and the judging if one goes on."""
+        desk = self.shared.desk(token)
+        names, listed = [adapter.name for adapter in desk.adapters], asked.choices(desk, ("test", "kept"))
+        kept = [task for task in tasks or [] if asked.fits(desk, task)]
+        fitting = asked.fitting(desk)
+        value = kept or ([f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(desk).values()))
+        run = self.judgings.get(token)
+        first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
+        yield {
+            self.adapters: gr.update(choices=names, value=names),
+            self.tasks: gr.update(choices=listed, value=value),
+            self.knob: self.on_methods(ids),
+            **first,
+        }
+        if run is not None and not run.job.wait(0):
+            yield from self.follow(token, run)
+        elif run is not None and not is_filled:
+            yield self._ended(token, run)
+
+    @told
+    def on_methods(self, ids: list[str] | None) -> Any:
+        """The knobs of the methods chosen."""
+        known = methods()
+        found = {name: f"{name} ({id})" for id in ids or [] if id in known for name in known[id].knobs}
+        return gr.update(choices=[("none", ""), *((title, name) for name, title in found.items())], value="")
+
+    @told
+    def on_upload(self, token: str, file: str | None, tasks: list[str] | None) -> Any:
+        """A visitor's own task."""
+        desk = self.shared.desk(token)
+        if not file:
+            return {}
+        value = asked.receive(desk, file)
+        chosen_tasks = list(dict.fromkeys([*(tasks or []), value]))
+        return gr.update(choices=asked.choices(desk, ("test", "kept")), value=chosen_tasks)
+
+    @told_while
+    def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
+        """Begin a judging and show it."""
+        with self.judgings.beginning(token):
+            desk, former = self.shared.desk(token), self.judgings.get(token)
+            if former is not None and not former.job.wait(0):
+                raise LoomError("A judging is under way", next="cancel it first")
+            question = _question(desk, self._learned(token, desk), *given)
+            run = Judging(desk, partial(open_base, self.shared.rooms, desk), question)
+            self.judgings.put(token, run)
+        yield from self.follow(token, run)
+
+    def _learned(self, token: str, desk: Desk) -> Result | None:
+        """The run whose result is on the desk, if it is one."""
+        run = self.shared.trainings.get(token)
+        result = run.result if run is not None else None
+        return result if result is not None and result.recipe.digest() == desk.recipe.digest() else None
+
+    @told
+    def on_stop(self, token: str) -> Any:
+        """Cancel: the rows that are there stay."""
+        run = self.judgings.get(token)
+        if run is not None:
+            run.stopped.set()
+        return gr.update(interactive=False)
+
+    @told
+    def on_row(self, token: str, place: int | None) -> dict[Any, Any]:
+        """Put a row's recipe on the desk."""
+        desk, run = self.shared.desk(token), self.judgings.get(token)
+        rows = run.rows if run is not None else []
+        if not isinstance(place, int) or not 0 <= place < len(rows):
+            return {}
+        entry = rows[place].entry
+        if entry.recipe is None:
+            raise LoomError(f"{entry.name} is no recipe", "it was trained or drawn as a control", "choose another row")
+        if entry.recipe.digest() == desk.recipe.digest():
+            return {}
+        desk.load(entry.recipe, f"row {entry.name}")
+        said = views.message(f"{entry.name} is on the desk; Undo brings the former back.", "good")
+        return {**self.shared.refresh(desk), self.state: said}
+
+    def follow(self, token: str, run: Judging) -> Iterator[dict[Any, Any]]:
+        """A judging as it goes on, and what came of it."""
+        seen = -1
+        yield {self.filled: True, self.state: _progress(run), **self.buttons(going=True)}
+        while not run.job.wait(_PAUSE):
+            found: dict[Any, Any] = {self.state: _progress(run)}
+            if len(run.rows) != seen:
+                seen = len(run.rows)
+                found[self.table] = board.table(list(run.rows))
+            yield found
+        try:
+            run.job.result()
+        except Cancelled:
+            pass
+        except LoomError:
+            yield {self.state: views.message("Nothing was judged.", "refused"), **self.buttons(going=False)}
+            raise
+        yield self._ended(token, run)
+
+    def _ended(self, token: str, run: Judging) -> dict[Any, Any]:
+        """What a judging that is at its end left, by whatever way."""
+        try:
+            run.job.result()
+        except LoomError as error:
+            return {self.filled: True, self.state: views.message(str(error)), **self.buttons(going=False)}
+        return {self.filled: True, **self.results(self.shared.desk(token), run), **self.buttons(going=False)}
+
+    def results(self, desk: Desk, run: Judging) -> dict[Any, Any]:
+        """The finished table, the small multiples, and the files."""
+        rows = list(run.rows)
+        opened = [(f"{row.entry.name} ({row.entry.kind})", i) for i, row in enumerate(rows) if row.entry.recipe]
+        files = _files(desk, run.board) if rows else ("", "")
+        return {
+            self.state: _summary(run),
+            self.table: board.table(rows),
+            self.plot: gr.update(value=board.multiples(rows), visible=True) if rows else gr.update(visible=False),
+            self.bar: gr.update(visible=bool(rows)),
+            self.open: gr.update(choices=opened, value=None),
+            self.csv: files[0] or None,
+            self.json: files[1] or None,
+        }
+
+    def buttons(self, *, going: bool) -> dict[Any, Any]:
+        """Which of the two buttons does something."""
+        return {self.judge: gr.update(interactive=not going), self.halt: gr.update(interactive=going)}
+
+
+def _question(
+    desk: Desk,
+    learned: Result | None,
+    names: list[str] | None,
+    tasks: list[str] | None,
+    count: Any,
+    own: str | None,
+    desk_too: bool,
+    ids: list[str] | None,
+    *sweep: str | None,
+) -> Question:
+    """The question that the controls spell; whatever they hold is checked."""
+    names, tasks, ids = (_words(given) for given in (names, tasks, ids))
+    own, *sweep = (text if isinstance(text, str) else "" for text in (own, *sweep))
+    if not names:
+        raise LoomError("No adapter is chosen", next="put adapters on the desk and tick some")
+    if not tasks:
+        raise LoomError("No task is chosen", next="choose some, or upload a JSONL of prompts and answers")
+    if not isinstance(count, (int, float)) or not 1 <= count <= 10_000:
+        raise LoomError(f"{count!r} questions cannot be asked", next="choose 10 to 400")
+    sources, pins = chosen(desk, names)
+    found = {task.name: task for task in (asked.task(desk, value, int(count), 1) for value in tasks)}
+    relations = _own(desk, [adapter.name for adapter in sources.adapters], own, int(count), found)
+    recipes: Sequence[Recipe] = ()
+    with_regmean = REGMEAN in ids
+    if with_regmean and len(asked.embedded(desk)) < len(desk.entries):
+        why = "it needs each adapter's own training questions, and knows those of the embedded skills"
+        raise LoomError("RegMean cannot be judged here", why, "take it off the methods, or use it from Python")
+    ids = [id for id in ids if id != REGMEAN]
+    if ids:
+        weights, scales, seeds, knob, values = sweep
+        knobs = {knob: values} if knob and values.strip() else {}
+        swept = read_sweep(pins, ids, weights=weights, scales=scales or "1", seeds=seeds or "0", knobs=knobs)
+        recipes = swept.recipes()
+    if len(recipes) > MAX_ROWS:
+        raise LoomError(
+            f"The sweep has {len(recipes)} rows", f"the page judges {MAX_ROWS}", "try fewer values, or `studio score`"
+        )
+    desk_recipe = desk.recipe if desk_too or learned else None
+    return Question(sources, pins, tuple(recipes), tuple(found.values()), relations, with_regmean, desk_recipe, learned)
+
+
+def _words(given: Any) -> list[str]:
+    """What a list of choices holds; of anything else, nothing."""
+    return [word for word in given if isinstance(word, str)] if isinstance(given, list) else []
+
+
+def _own(desk: Desk, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:
+    """Each source's own task, added to the tasks: the embedded skills know theirs, the visitor says the others."""
+    said = {name: task for name, task in asked.own_tasks(desk).items() if name in names}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in names:
+            raise LoomError(f"No chosen adapter is called {name!r}", f"there are {', '.join(names)}", "write name=task")
+        said[name] = value
+    found = {}
+    for name, value in said.items():
+        task = asked.task(desk, value, count, 1)
+        tasks.setdefault(task.name, task)
+        found[name] = task.name
+    return found
+
+
+def _progress(run: Judging) -> str:
+    of = f"Row {run.done} of {run.total}: " if run.total else ""
+    return views.message(f"{of}{run.said}…", "busy")
+
+
+def _summary(run: Judging) -> str:
+    if not run.rows:
+        return views.message("Cancelled before the first row.")
+    word = "Cancelled" if run.stopped.is_set() else "Done"
+    text = f"{word}: {len(run.rows)} rows. Every one of them opens as a recipe, except what was trained or drawn."
+    if run.question.learned is not None:
+        return views.message(f"{text} The learned row was judged on questions it never saw.", "good")
+    if run.question.desk_recipe and any(source.modules for source in run.question.desk_recipe.sources):
+        text += " The desk's weights by module come from elsewhere: learn them here, and their controls come with them."
+    return views.message(text, "good")
+
+
+def _files(desk: Desk, found: Board) -> tuple[str, str]:
+    """The rows as files to download."""
+    paths: tuple[Path, Path] = (desk.exports / "scoreboard.csv", desk.exports / "scoreboard.json")
+    for path, text in zip(paths, (found.to_csv(), found.to_json()), strict=True):
+        write_atomic(path, text.encode())
+    return str(paths[0]), str(paths[1])

@@ -1,0 +1,1 @@
+"""The room Pictures: visual analogies and image adapters."""

@@ -1,0 +1,1 @@
+"""Image adapters side by side: from one noise, or over a grid of two weights."""

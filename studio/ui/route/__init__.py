@@ -1,0 +1,1 @@
+"""The room Route: routers trained over the open adapters, compared, and writing."""

@@ -1,0 +1,187 @@
+"""One visitor's router: in training on a thread of its own, stopped and taken up again, or opened from a file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from studio.core.adapter import Adapter
+from studio.core.errors import BadRecipe, Cancelled, LoomError
+from studio.routing.answer import check_fits
+from studio.routing.comparison import BESIDE, Lesson, Trial, beside
+from studio.routing.items import Labelled, skill_items
+from studio.routing.measures import Measures
+from studio.routing.router import BASE, Router
+from studio.routing.text import Judged, Shape, learn_router, text_world
+from studio.routing.train import Settings, Step, Trained
+from studio.session.workspace import Desk
+from studio.text.bases import TextBase
+from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
+from studio.ui.compose.learn.job import SLOTS
+from studio.ui.shell import task_choices as asked
+from studio.ui.shell.panel import Job
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """What a run is to do: the items, the router's shape, and how it is trained."""
+
+    items: tuple[Labelled, ...]
+    shape: Shape
+    settings: Settings
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks' names, as the measures have them."""
+        return tuple(sorted({one.task for one in self.items}))
+
+
+@dataclass(eq=False)
+class Routing:
+    """A run. `history` grows while it goes on; `said` is what it is doing, in words; `router` is there at its end."""
+
+    adapters: tuple[Adapter, ...]
+    open_base: Callable[[], TextBase]
+    order: Order
+    start: Trained | None = None
+    history: list[tuple[int, Measures]] = field(default_factory=list)
+    said: str = "Waiting for a free place: two runs go on already, yours or others'"
+    trained: Trained | None = None
+    file: Path | None = None
+    lesson: Lesson | None = None
+
+    def __post_init__(self) -> None:
+        self.stopped = threading.Event()
+        self.history = list(self.start.history) if self.start else []
+        self.job = Job(self._work)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the router chooses among."""
+        return tuple(a.name for a in self.adapters) + ((BASE,) if self.order.shape.with_base else ())
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it is not at its end yet."""
+        return not self.job.wait(0)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there are steps left to go on with."""
+        done = self.trained
+        return done is not None and not self.is_going and done.state.step < self.order.settings.schedule.steps
+
+    def again(self) -> Routing:
+        """The same run, from where it was stopped."""
+        if not self.can_resume:
+            raise LoomError("There is nothing to go on with", "the run is at its end", "train anew")
+        return Routing(self.adapters, self.open_base, self.order, self.trained)
+
+    def _work(self, on_step: Any) -> None:
+        with SLOTS:
+            if self.stopped.is_set():
+                raise Cancelled("The run was stopped before it began")
+            self.said = "Opening the base model"
+            base = self.open_base()
+            self.said = "Reading the prompts"
+            world = text_world(base, self.adapters, self.order.items, self.order.shape)
+            self.said = "Measuring the start"
+            how = {"resume": self.start, "on_step": self._seen, "stop": self.stopped.is_set}
+            self.lesson = Lesson(world, self.order.shape, self.order.settings)
+            self.trained = learn_router(world, self.order.shape, self.order.settings, **how)
+            self.history = list(self.trained.history)
+
+    def _seen(self, step: Step) -> None:
+        if not self.history or self.history[-1][1] is not step.measures:
+            self.history.append((step.step if self.history else 0, step.measures))
+        self.said = f"Step {step.step} of {step.steps}"
+
+
+@dataclass(eq=False)
+class Comparison:
+    """The router of a run beside all others, on questions of the same skills that no run sees; rows come one by one."""
+
+    run: Routing
+    items: tuple[Labelled, ...]
+    rows: list[tuple[str, Judged | LoomError]] = field(default_factory=list)
+    said: str = "Waiting for a free place: two runs go on already, yours or others'"
+
+    def __post_init__(self) -> None:
+        self.stopped = threading.Event()
+        self.job = Job(self._work)
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it is not at its end yet."""
+        return not self.job.wait(0)
+
+    def _work(self, on_step: Any) -> None:
+        assert self.run.trained is not None
+        with SLOTS:
+            self.said = "Reading the questions"
+            world = text_world(self.run.open_base(), self.run.adapters, self.items, self.run.order.shape)
+            trial = Trial(world, self.run.trained.router, self.run.lesson, self.stopped.is_set)
+            names = [name for name in BESIDE if name != self.run.order.shape.kind]
+            titles = ["this router", *(BESIDE[name][0] for name in names), ""]
+            self.said = f"Judging {titles[0]}"
+            for (_, row), title, following in zip(beside(trial, names), titles, titles[1:], strict=False):
+                self.rows.append((title, row))
+                self.said = f"Judging {following}"
+
+
+def comparison(run: Routing | None, count: int) -> Comparison:
+    """A comparison of a finished run; raises `LoomError` where there is none, or no question is left to ask."""
+    if run is None or run.is_going or run.trained is None:
+        raise LoomError("There is no router to judge", next="train one first")
+    skills = [task for task in run.order.tasks if task in SKILLS]
+    if not skills:
+        raise LoomError(
+            "There are no other questions", "your file was learned from", "judge it by `route --test` with another file"
+        )
+    return Comparison(run, tuple(skill_items(skills, "test", count, 1, k=run.order.shape.k)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A router that can write: trained here, or opened from a file."""
+
+    router: Router
+    adapters: tuple[Adapter, ...]
+    title: str
+
+
+def opened(router: Router, desk: Desk, title: str) -> Ready:
+    """A router read from a file, over the adapters on the desk; raises `BadRecipe` where it knows others."""
+    return Ready(router, check_fits(router, desk.adapters), title)
+
+
+def choices(desk: Desk) -> list[tuple[str, str]]:
+    """(title, value) of the tasks that the adapters on the desk answer, and a visitor's own files."""
+    own = [choice for choice in asked.choices(desk) if choice[1].startswith(asked.OWN)]
+    return [(SKILLS[name].title, name) for name in fitting(desk)] + own
+
+
+def fitting(desk: Desk) -> list[str]:
+    """The skills and pairs whose adapters are all on the desk."""
+    here = set(asked.embedded(desk))
+    return [name for name in (*SINGLES, *COMPOSITIONS) if set(name.split("+")) <= here]
+
+
+def labelled(desk: Desk, tasks: Sequence[str], count: int, seed: int, k: int) -> tuple[Labelled, ...]:
+    """The items of some chosen tasks; raises `LoomError` for none, or a task that is no longer there."""
+    skills = [task for task in tasks if not task.startswith(asked.OWN)]
+    unknown = [task for task in skills if task not in fitting(desk)]
+    if not tasks or unknown:
+        what = f"{unknown[0]} does not fit the desk" if unknown else "No task is chosen"
+        raise BadRecipe(what, next="choose some of the list, or upload a JSONL of prompts and answers")
+    found = skill_items(skills, "train", count, seed, k=k)
+    for task in tasks:
+        if task.startswith(asked.OWN):
+            given = asked.task(desk, task, count, seed)
+            if given.kind != "exact":
+                raise BadRecipe(f"{given.name} holds texts", "a router learns from questions", "give prompts too")
+            found += [Labelled(item, given.name) for item in given.items]
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Routing by the kind of input: text, pictures, sounds."""

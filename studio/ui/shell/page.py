@@ -1,0 +1,182 @@
+"""The page: one screen of library, map, mixer, preview and history; panels know nothing of each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.core.errors import LoomError
+from studio.recipes.presets import load_preset, preset_ids
+from studio.recipes.recipe import read_yaml
+from studio.session.workspace import Desk
+from studio.text.bases import is_at_hand
+from studio.ui.compose.by_module import ByModulePanel
+from studio.ui.compose.history import HistoryPanel
+from studio.ui.compose.layouts import Layouts
+from studio.ui.compose.learn.page import LearningPanel
+from studio.ui.compose.library import LibraryPanel
+from studio.ui.compose.mixer import MixerPanel
+from studio.ui.compose.preview import ReadingPanel
+from studio.ui.compose.selection import SelectionPanel
+from studio.ui.compose.units import UnitsPanel
+from studio.ui.judge.page import ScoringPanel
+from studio.ui.pictures.analogy import AnalogyPanel
+from studio.ui.pictures.image.page import ImagePanel
+from studio.ui.route.modalities.page import ModalityPanel
+from studio.ui.route.page import RoutingPanel
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, TabPanel, told
+from studio.ui.shell.sessions import Rooms, Settings, WarmUp
+
+# The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
+TABS: tuple[tuple[str, type[TabPanel]], ...] = (
+    ("Learn", LearningPanel),
+    ("Scoreboard", ScoringPanel),
+    ("Route", RoutingPanel),
+    ("Analogy", AnalogyPanel),
+    ("Image", ImagePanel),
+    ("Modalities", ModalityPanel),
+)
+EMBEDDED_BASE = "lora-loom/text-base"
+_STORED = {"token": "", "recipe": ""}
+
+
+@dataclass(eq=False)
+class Page:
+    """The built page and its parts."""
+
+    demo: gr.Blocks
+    shared: Shared
+    library: LibraryPanel
+    units: UnitsPanel
+    selection: SelectionPanel
+    mixer: MixerPanel
+    by_module: ByModulePanel
+    reading: ReadingPanel
+    history: HistoryPanel
+    stored: gr.BrowserState
+    warming: gr.HTML
+    clock: gr.Timer
+    tabs: dict[str, tuple[gr.Tab, Any]]
+
+    def wire(self) -> None:
+        """Connect the listeners of the page itself and of every panel."""
+        shared = self.shared
+        tabs = [tab for tab, _ in self.tabs.values()]
+        self.demo.load(self.on_load, [self.stored], [shared.token, self.stored, *tabs, *shared.controls()], **EDIT)
+        shared.version.change(self.on_version, [shared.token], self.stored, **EDIT)
+        self.clock.tick(self.on_tick, None, [self.warming, self.clock], show_progress="hidden", **PRIVATE)
+        for panel in shared.panels:
+            panel.wire()
+
+    @told
+    def on_load(self, stored: Any) -> dict[Any, Any]:
+        """A visitor came, or came back: their desk as they left it, or a living preset."""
+        stored = stored if isinstance(stored, dict) else _STORED
+        token, desk, is_new = self.shared.rooms.enter(stored.get("token"))
+        if is_new:
+            _furnish(desk, stored.get("recipe"))
+        desk.version += 1
+        return {
+            self.shared.token: token,
+            self.stored: {"token": token, "recipe": desk.recipe.to_yaml()},
+            **{tab: gr.update(interactive=True) for tab, _ in self.tabs.values()},  # each needs a desk to look at
+            **self.shared.refresh(desk),
+        }
+
+    @told
+    def on_version(self, token: str) -> dict[str, str]:
+        """The recipe changed: the browser keeps it, for a reload."""
+        return {"token": token, "recipe": self.shared.desk(token).recipe.to_yaml()}
+
+    def on_tick(self) -> tuple[str, gr.Timer]:
+        """Say what is still warming up; when all is there, stop asking."""
+        said, is_done = self.shared.warm.said(), self.shared.warm.done.is_set()
+        return said, gr.Timer(active=not is_done)
+
+
+def build(settings: Settings | None = None) -> Page:
+    """Make the page. Nothing heavy is imported here: `shared.warm` loads it in the background, once it is started."""
+    rooms = Rooms(settings or Settings.from_environment())
+    layouts = Layouts()
+    with gr.Blocks(title="LoRA Loom", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        shared = Shared(rooms, _warm_up(rooms), gr.State(""), gr.State(0), gr.State(""))
+        stored = gr.BrowserState(dict(_STORED), storage_key="lora-loom", secret="lora-loom")  # not secret: see on_load
+        clock = gr.Timer(1.0)
+        history = HistoryPanel(shared)
+        with gr.Row(elem_id="top", elem_classes="beside"):
+            gr.Markdown("# LoRA Loom", elem_id="title")
+            history.build_bar()
+        warming = gr.HTML(elem_id="warming")
+        opened: dict[str, tuple[gr.Tab, Any]] = {}
+        with gr.Tabs(elem_id="rooms"):
+            with gr.Tab("Compose"):
+                with gr.Row(elem_id="upper"):
+                    library = LibraryPanel(shared)
+                    with gr.Column(scale=7, min_width=340, elem_id="units"):
+                        units = UnitsPanel(shared, layouts)
+                        selection = SelectionPanel(shared, units)
+                    with gr.Column(scale=5, min_width=320, elem_id="mixer"), gr.Tabs():
+                        mixer, by_module = MixerPanel(shared), ByModulePanel(shared)
+                        selection.build_tab()
+                with gr.Row(elem_id="lower"):
+                    reading = ReadingPanel(shared)
+                    history.build_tabs()
+            for label, panel in TABS:
+                with gr.Tab(label, interactive=False) as tab:
+                    opened[label] = (tab, panel(shared))
+        shared.panels.extend([library, units, selection, mixer, by_module, reading, history])
+        page = Page(
+            demo, shared, library, units, selection, mixer, by_module, reading, history, stored, warming, clock, opened
+        )
+        page.wire()
+        for tab, room in opened.values():
+            room.wire(tab)
+    return page
+
+
+def _furnish(desk: Desk, text: Any) -> None:
+    """Put the browser's recipe on a new desk, or the first preset; a recipe that no longer opens gives way."""
+    if isinstance(text, str) and text:
+        try:
+            desk.load(read_yaml(text), "as you left it")
+            desk.forget_history()
+        except LoomError:
+            pass
+        else:
+            return
+    for id in preset_ids()[:1]:
+        recipe = load_preset(id)
+        try:
+            desk.load(recipe, f"preset {recipe.name}")
+            desk.forget_history()
+        except LoomError:
+            return
+
+
+def _warm_up(rooms: Rooms) -> WarmUp:
+    return WarmUp((("torch", _torch), ("text engine", _Text(rooms)), ("UMAP", _umap)))
+
+
+def _torch() -> None:
+    from studio.core.late import torch
+
+    torch.set_num_threads(torch.get_num_threads())
+
+
+def _umap() -> None:
+    from studio.units import warm_up
+
+    warm_up()
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Opens the embedded base for all visitors."""
+
+    rooms: Rooms
+
+    def __call__(self) -> None:
+        if is_at_hand(EMBEDDED_BASE):
+            self.rooms.bases.get(EMBEDDED_BASE)

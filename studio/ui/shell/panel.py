@@ -1,0 +1,192 @@
+"""What every panel of the page is made of: the visitor's desk, errors as messages, and long work with progress."""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Generic, Protocol, TypeVar
+
+import gradio as gr
+
+from studio.core.errors import LoomError
+from studio.session.workspace import Desk
+from studio.ui.shell.sessions import Rooms, WarmUp
+
+Updates = Mapping[Any, Any]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+Work = TypeVar("Work")
+
+# Handlers of the page are not an API: scripts use the command line or the Python face.
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# An edit answers at once and is followed by the results; of a fast drag only the last position counts.
+EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 20}
+# The number beside a slider takes any text. Gradio's own check stops the edit while the page shows the nearest end, so
+# what was typed reaches the handler, which brings it in as the page does: see `slid`.
+SLIDE: dict[str, Any] = {**EDIT, "preprocess": False}
+
+
+class Latest(Generic[Work]):
+    """The last work of each visitor, by token; the least used are forgotten."""
+
+    def __init__(self, capacity: int = 200) -> None:
+        self._capacity, self._lock = capacity, threading.Lock()
+        self._kept: OrderedDict[str, Work] = OrderedDict()
+        self._beginning: set[str] = set()
+
+    @contextmanager
+    def beginning(self, token: str) -> Iterator[None]:
+        """While a visitor's work is being made, a second click makes no second one: it is refused."""
+        with self._lock:
+            if token in self._beginning:
+                raise LoomError("This is being started already", next="wait a moment")
+            self._beginning.add(token)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._beginning.discard(token)
+
+    def get(self, token: str) -> Work | None:
+        """The visitor's work, if there is some."""
+        return self._kept.get(token)
+
+    def put(self, token: str, work: Work) -> None:
+        """Keep work in place of the former."""
+        with self._lock:
+            self._kept.pop(token, None)
+            self._kept[token] = work
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+
+
+@dataclass(eq=False)
+class Shared:
+    """What the panels have in common: the rooms, the visitor's token, and two states that tell listeners what to
+    redo.
+
+    `version` grows with every edit; `picture` names what the map shows, and changes with it. `trainings` are the
+    visitors' learning runs, which the scoreboard must know to show their controls.
+    """
+
+    rooms: Rooms
+    warm: WarmUp
+    token: gr.State
+    version: gr.State
+    picture: gr.State
+    panels: list[Panel] = field(default_factory=list)
+    trainings: Latest[Any] = field(default_factory=lambda: Latest())
+
+    def desk(self, token: str) -> Desk:
+        """The visitor's desk."""
+        return self.rooms.desk(token)
+
+    def refresh(self, desk: Desk) -> dict[Any, Any]:
+        """Set every control of the page by the recipe, and have results and map made anew."""
+        updates: dict[Any, Any] = {self.version: desk.version, self.picture: desk.version}
+        for panel in self.panels:
+            updates.update(panel.controls(desk))
+        return updates
+
+    def controls(self) -> list[Any]:
+        """Everything that `refresh` may set."""
+        found = [self.version, self.picture]
+        return found + [component for panel in self.panels for component in panel.components()]
+
+
+class Panel(Protocol):
+    """One part of the page. `build` makes its components, `wire` its listeners; the rest is plain functions."""
+
+    def components(self) -> list[Any]:
+        """The components that `controls` sets."""
+
+    def controls(self, desk: Desk) -> dict[Any, Any]:
+        """Their updates, by the recipe on the desk."""
+
+    def wire(self) -> None:
+        """Connect the listeners, once all panels are built."""
+
+
+class TabPanel(Protocol):
+    """What a tab of its own holds. Its work begins when the tab is first opened: listen to `tab.select`."""
+
+    def __init__(self, shared: Shared) -> None:
+        """Make the components."""
+
+    def wire(self, tab: gr.Tab) -> None:
+        """Connect the listeners."""
+
+
+def told(handler: Handler) -> Handler:
+    """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next.
+
+    One that returns no updates changes nothing. A dropdown sends its input again when it loses the focus, so handlers
+    of dropdowns do so for what is on the desk already.
+    """
+
+    @wraps(handler)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            updates = handler(*args, **kwargs)
+        except LoomError as error:
+            raise as_message(error) from error
+        return gr.skip() if updates == {} else updates  # Gradio takes an empty dict for one value of many
+
+    return guarded  # type: ignore[return-value]
+
+
+def told_while(handler: Handler) -> Handler:
+    """The same for a handler that yields."""
+
+    @wraps(handler)
+    def guarded(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from handler(*args, **kwargs)
+        except LoomError as error:
+            raise as_message(error) from error
+
+    return guarded  # type: ignore[return-value]
+
+
+def as_message(error: LoomError) -> gr.Error:
+    """A typed error as the page's own message. All of it is in the text: Gradio's toasts show no title but "Error".
+
+    They show HTML, and names in the text come from strangers' files.
+    """
+    return gr.Error(html.escape(str(error), quote=False), duration=12, print_exception=False)
+
+
+class Job:
+    """Work on a thread of its own, so that the page can tell how far it is."""
+
+    def __init__(self, work: Callable[[Callable[[int, int, str], None]], Any]) -> None:
+        self.progress = (0, 0, "")
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the work is done, after waiting at most so long."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """What the work returned; its error is raised here."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _run(self, work: Callable[[Callable[[int, int, str], None]], Any]) -> None:
+        try:
+            self._result = work(self._step)
+        except BaseException as error:
+            self._error = error
+
+    def _step(self, done: int, total: int, what: str) -> None:
+        self.progress = (done, total, what)

@@ -1,0 +1,1 @@
+"""How the files in assets/mixture were made; run `python -m training.mixture`."""
