@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m bench.page [--repeats 12] [--no-start]
 
 Handlers are called as the page calls them, on the first preset (two embedded adapters) and with all embedded adapters
-on the desk. `slider`: the weight's handler, then merge with report and map update, which the page asks for at the same
+open. `slider`: the weight's handler, then merge with report and map update, which the page asks for at the same
 time. `k`: the same for the number of LEGO's clusters. `first_text`: from the weight's handler to the first text of the
 preview, merge included. `start`: from the start of `python app.py` to its first 200 answer. Each repeat sets a value
 not seen before. `cpu` is processor time of the same rounds, which a busy machine disturbs less than the clock.
@@ -90,23 +90,23 @@ class Bench:
     repeats: int
 
     def __post_init__(self) -> None:
-        self.desk.load(load_preset(preset_ids()[0]), "preset")
+        self.workspace.load(load_preset(preset_ids()[0]), "preset")
 
     @property
-    def desk(self):  # type: ignore[no-untyped-def]
-        """The visitor's desk."""
-        return self.page.shared.desk(self.token)
+    def workspace(self):  # type: ignore[no-untyped-def]
+        """The visitor's workspace."""
+        return self.page.shared.workspace(self.token)
 
     def all_adapters(self) -> None:
-        """Put every embedded adapter on the desk."""
-        here = {source.path for source in self.desk.recipe.sources}
+        """Put every embedded adapter in the workspace."""
+        here = {source.path for source in self.workspace.recipe.sources}
         for path in embedded_paths():
             if path not in here:
-                self.desk.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
+                self.workspace.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
 
     def rows(self) -> list[Row]:
-        """Slider, k and first text for what is on the desk."""
-        count = len(self.desk.recipe.sources)
+        """Slider, k and first text for what is in the workspace."""
+        count = len(self.workspace.recipe.sources)
         exhausted(self.page.units.on_picture(self.token))  # units and their layout are made once for a library
         self.page.mixer.on_method(self.token, "cat")
         slider = measured("slider", count, self.repeats, self.slider)
@@ -142,7 +142,7 @@ class Bench:
         """A weight, then the first text of the preview."""
         return {
             "edit": lambda: self.weigh(index + self.repeats + 1),
-            "merge": self.desk.compose,
+            "merge": self.workspace.compose,
             "text": lambda: next(self.page.reading.on_version(self.token)),
         }
 

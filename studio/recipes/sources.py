@@ -79,10 +79,10 @@ def embedded_paths() -> dict[str, Path]:
     return {f"{EMBEDDED}{folder.name}": folder for folder in folders if (folder / "adapter_config.json").is_file()}
 
 
-def resolve(source: Source, *, workspace: Path | None = None, is_local: bool = True) -> Path:
+def resolve(source: Source, *, uploads: Path | None = None, is_local: bool = True) -> Path:
     """Where a source's files are; a Hub id is fetched at its pinned revision.
 
-    `workspace` is where a visitor's uploads are (`upload:NAME`). A studio that is not local opens no path of its
+    `uploads` is where a visitor's uploads are (`upload:NAME`). A studio that is not local opens no path of its
     machine.
     """
     if source.hub is not None:
@@ -99,14 +99,14 @@ def resolve(source: Source, *, workspace: Path | None = None, is_local: bool = T
             raise BadRecipe(f"The studio has no adapter {name!r}", f"it has {', '.join(embedded_paths()) or 'none'}")
         return found
     if name.startswith(UPLOAD):
-        return _uploaded(name.removeprefix(UPLOAD), workspace)
+        return _uploaded(name.removeprefix(UPLOAD), uploads)
     if not is_local:
         raise BadRecipe(f"{name} is a path", "this studio opens no files of its own machine", "upload the adapter")
     return local_path(path)
 
 
-def _uploaded(name: str, workspace: Path | None) -> Path:
-    found = workspace / name if workspace is not None and name not in {"", ".", ".."} else None
+def _uploaded(name: str, uploads: Path | None) -> Path:
+    found = uploads / name if uploads is not None and name not in {"", ".", ".."} else None
     if found is None or not found.exists():
         raise MissingFile(f"{name} was uploaded to a page that is closed", next="upload it again, then open the recipe")
     return found
@@ -130,9 +130,9 @@ def member_digest(whole: str, selected: str) -> str:
     return hashlib.sha256(f"{whole}#{selected}".encode()).hexdigest()
 
 
-def open_source(source: Source, *, workspace: Path | None = None, is_local: bool = True) -> tuple[Adapter, str | None]:
+def open_source(source: Source, *, uploads: Path | None = None, is_local: bool = True) -> tuple[Adapter, str | None]:
     """The adapter of a source and its content hash. Raises `CannotMerge` if the file is not the one the recipe pins."""
-    place = resolve(source, workspace=workspace, is_local=is_local)
+    place = resolve(source, uploads=uploads, is_local=is_local)
     adapter = open_adapter(place)
     digest = content_hash(adapter, split_selection(place)[1])
     if source.sha256 and digest != source.sha256:

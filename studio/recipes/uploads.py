@@ -15,8 +15,8 @@ from studio.formats.containers.bundle import CONFIG, WEIGHT_SUFFIXES, locate_in_
 _EVERYBODYS = frozenset({"adapter_model", "adapter", "pytorch_lora_weights", "adapters", "model"})
 
 
-def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path | LoomError]]:
-    """Give each adapter among the files a folder of its own in `workspace`: (name, folder or why not).
+def receive(files: Sequence[Path], uploads: Path) -> Iterator[tuple[str, Path | LoomError]]:
+    """Give each adapter among the files a folder of its own in `uploads`: (name, folder or why not).
 
     A config and one weights file dropped together are one adapter. Several weights with a config are several adapters
     that share it, as a trainer's checkpoints do. A folder's name carries the content hash, so the same file lands once.
@@ -25,7 +25,7 @@ def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path 
     weights = [file for file in files if file.suffix in WEIGHT_SUFFIXES]
     for file in files:
         if file.suffix == ".zip":
-            yield file.stem, _kept(file, workspace, None)
+            yield file.stem, _kept(file, uploads, None)
         elif file.suffix == ".json" and not weights and not configs:
             why = f"the only JSON of an adapter is {CONFIG}"
             yield file.name, Refused(f"{file.name} says nothing by itself", why, "drop the weights")
@@ -44,7 +44,7 @@ def receive(files: Sequence[Path], workspace: Path) -> Iterator[tuple[str, Path 
         return
     for file in weights:
         config = configs[0] if configs else None
-        yield _name(file, config), _kept(file, workspace, config)
+        yield _name(file, config), _kept(file, uploads, config)
     if configs and not weights:
         yield CONFIG, Refused("The config came without its weights", next="drop both files together")
 
@@ -60,12 +60,12 @@ def _name(file: Path, config: Path | None) -> str:
     return f"{plain(Path(base).name)} LoRA" if isinstance(base, str) and Path(base).name else file.stem
 
 
-def _kept(file: Path, workspace: Path, config: Path | None) -> Path | LoomError:
+def _kept(file: Path, uploads: Path, config: Path | None) -> Path | LoomError:
     digest = sha256(file)[:12] + (sha256(config)[:6] if config is not None else "")
-    folder = workspace / f"{plain(file.stem)}-{digest}"
+    folder = uploads / f"{plain(file.stem)}-{digest}"
     if folder.is_dir():
         return folder
-    coming = workspace / f".{folder.name}-{secrets.token_hex(4)}"  # its own: two clicks bring the same file at once
+    coming = uploads / f".{folder.name}-{secrets.token_hex(4)}"  # its own: two clicks bring the same file at once
     coming.mkdir(parents=True)
     try:
         if file.suffix == ".zip":

@@ -1,6 +1,6 @@
-"""One person's desk: the adapters they opened, the recipe they are editing, its history, and what was computed from it.
+"""One person's workspace: the adapters they opened, the recipe they edit, its history, and what was computed from it.
 
-The page holds one desk for each visitor and never lets two share one. Nothing here knows about the page.
+The page holds one workspace for each visitor and never lets two share one. Nothing here knows about the page.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The steps, oldest first, and which of them is on the desk. Edits of one control in a row are one step."""
+    """The steps, oldest first, and which of them is in the workspace. Edits of one control in a row are one step."""
 
     steps: tuple[Step, ...]
     at: int = 0
 
     @property
     def now(self) -> Recipe:
-        """The recipe on the desk."""
+        """The recipe in the workspace."""
         return self.steps[self.at].recipe
 
     def then(self, label: str, recipe: Recipe) -> History:
@@ -75,12 +75,12 @@ class History:
 
 
 @dataclass(eq=False)
-class Desk:
+class Workspace:
     """The state behind one visitor's page. Every public method is safe to call from several threads."""
 
-    workspace: Path
+    folder: Path
     is_local: bool = True
-    history: History = field(default_factory=lambda: History((Step("empty desk", Recipe()),)))
+    history: History = field(default_factory=lambda: History((Step("no adapters", Recipe()),)))
     snapshots: dict[str, Recipe] = field(default_factory=dict)
     selection: tuple[int, ...] = ()
     version: int = 0
@@ -103,7 +103,7 @@ class Desk:
                 self._exports = tempfile.TemporaryDirectory(prefix="loom-export-")
             return Path(self._exports.name)
 
-    # What is on the desk ---------------------------------------------------------------------------------------------
+    # What is in the workspace ---------------------------------------------------------------------------------------
 
     @property
     def recipe(self) -> Recipe:
@@ -186,7 +186,7 @@ class Desk:
     # Editing ---------------------------------------------------------------------------------------------------------
 
     def edit(self, label: str, **fields: Any) -> Recipe:
-        """Replace fields of the recipe; a step in the history. Raises `BadRecipe` and leaves the desk as it was."""
+        """Replace fields of the recipe; a step in the history. Raises `BadRecipe` and changes nothing."""
         with self.lock:
             return self._set(label, self.recipe.changed(**fields))
 
@@ -206,18 +206,18 @@ class Desk:
         with self.lock:
             sources = list(self.recipe.model_dump()["sources"])
             if not 0 <= index < len(sources):
-                raise BadRecipe(f"There is no adapter {index + 1}", f"the desk holds {len(sources)}")
+                raise BadRecipe(f"There is no adapter {index + 1}", f"{len(sources)} are open")
             sources[index] |= fields
             return self.edit(label, sources=sources)
 
     def add(self, source: Source) -> Entry:
-        """Open an adapter and put it on the desk. Raises `LoomError` for what cannot be opened or is there already."""
+        """Open an adapter and add it. Raises `LoomError` for what cannot be opened or is there already."""
         entry = self._open(source)  # not under the lock: a download must not hold up the page
         with self.lock:
             if len(self.recipe.sources) >= MAX_SOURCES:
-                raise LoomError(f"The desk holds {MAX_SOURCES} adapters", next="remove one, or use the command line")
+                raise LoomError(f"The page holds {MAX_SOURCES} adapters", next="remove one, or use the command line")
             if any(entry.sha256 and entry.sha256 == other.sha256 for other in self.entries):
-                raise LoomError(f"{entry.adapter.name} is on the desk already", "its weights are the same file")
+                raise LoomError(f"{entry.adapter.name} is open already", "its weights are the same file")
             if any(other.weight is not None for other in self.recipe.sources) and entry.source.weight is None:
                 whole = entry.source.model_copy(update={"weight": 1.0})  # as it is, beside weights that were set
                 entry = replace(entry, source=whole)
@@ -226,7 +226,7 @@ class Desk:
             return entry
 
     def remove(self, index: int) -> None:
-        """Take an adapter off the desk; undo brings it back."""
+        """Take an adapter off the workspace; undo brings it back."""
         with self.lock:
             sources = list(self.recipe.model_dump()["sources"])
             if 0 <= index < len(sources):
@@ -236,7 +236,7 @@ class Desk:
                 self._set(f"remove {name}", self.recipe.changed(sources=sources, extras=extras))
 
     def load(self, recipe: Recipe, label: str) -> None:
-        """Open every source of a recipe and put it on the desk whole, or leave the desk as it was."""
+        """Open every source of a recipe and put it in the workspace whole, or leave the workspace as it was."""
         with self.lock:
             if len(recipe.sources) > MAX_SOURCES:
                 raise LoomError(f"The recipe has {len(recipe.sources)} sources", f"the page holds {MAX_SOURCES}")
@@ -267,7 +267,7 @@ class Desk:
                 self._touched()
 
     def forget_history(self) -> None:
-        """Let the history begin with what is on the desk now."""
+        """Let the history begin with what is in the workspace now."""
         self.history = History((self.history.steps[self.history.at],))
 
     def save_snapshot(self, name: str) -> None:
@@ -322,7 +322,7 @@ class Desk:
     # Results ---------------------------------------------------------------------------------------------------------
 
     def compose(self, *, on_step: Callable[[int, int, str], None] | None = None) -> Composition:
-        """The composition of the recipe on the desk, computed once for each recipe, however many ask at a time.
+        """The composition of the recipe in the workspace, computed once for each recipe, however many ask at a time.
 
         A newer edit, or `stop`, ends a merge under way, which then raises `Cancelled`.
         """
@@ -360,9 +360,9 @@ class Desk:
     def _open(self, source: Source) -> Entry:
         key = _key(source)
         if key not in self._opened:
-            adapter, digest = open_source(source, workspace=self.workspace, is_local=self.is_local)
+            adapter, digest = open_source(source, uploads=self.folder, is_local=self.is_local)
             place: str | Path = adapter.path or ""
-            if source.path and split_selection(where := resolve(source, workspace=self.workspace))[1]:
+            if source.path and split_selection(where := resolve(source, uploads=self.folder))[1]:
                 place = where  # one of several adapters in a file
             verdict = inspect(place)
             judged = replace(adapter, findings=verdict.findings)
@@ -389,7 +389,7 @@ class Desk:
 
 
 def _contents(entries: Sequence[Entry]) -> tuple[tuple[str, str | None, int], ...]:
-    """What tells two libraries apart; the desk holds every entry it opened, so no identity comes twice."""
+    """What tells two libraries apart; the workspace holds every entry it opened, so no identity comes twice."""
     return tuple((entry.adapter.name, entry.sha256, id(entry.adapter.modules)) for entry in entries)
 
 

@@ -34,6 +34,6 @@ def visiting(browser: Browser, server: Server, **how: Any) -> Iterator[Visit]:
 
 @pytest.fixture
 def visit(browser: Browser, server: Server) -> Iterator[Visit]:
-    """A first visit: the first preset is on the desk."""
+    """A first visit: the first preset is in the workspace."""
     with visiting(browser, server) as begun:
         yield begun

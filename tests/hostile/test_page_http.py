@@ -81,7 +81,7 @@ class Client:
         return self.kept
 
     def recipe(self) -> str:
-        """What is on the desk now, as a page opened with the same token sees it."""
+        """What is in the workspace now, as a page opened with the same token sees it."""
         return str(Client(self.url).enter(self.kept)["recipe"])
 
     def call(self, calls: Sequence[tuple[int, list[Any]]], event: Any = None) -> list[dict[str, Any]]:
@@ -191,7 +191,7 @@ def test_a_forged_token_finds_nothing_of_others(server: Server, client: Client, 
     assert "loom:math" in kept["recipe"]
 
 
-def test_the_token_alone_opens_the_desk(client: Client) -> None:
+def test_the_token_alone_opens_the_workspace(client: Client) -> None:
     again = Client(client.url).enter({"token": client.kept["token"], "recipe": "method: nonsense"})
     assert again == client.kept
     assert len(again["token"]) == 32

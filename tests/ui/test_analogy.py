@@ -169,15 +169,15 @@ def test_a_cut_analogy_says_what_it_keeps(panel: AnalogyPanel, token: str) -> No
 
 
 def test_analogy_and_basis_open_in_compose(panel: AnalogyPanel, token: str) -> None:
-    desk = panel.room.shared.desk(token)
+    workspace = panel.room.shared.workspace(token)
     panel.keep.on_add(token, 4)
-    assert desk.entries[0].verdict.verdict == "ok"
-    assert desk.entries[0].adapter.rank == 4
+    assert workspace.entries[0].verdict.verdict == "ok"
+    assert workspace.entries[0].adapter.rank == 4
     panel.keep.on_open(token, 5)
-    assert len(desk.entries) == 5
-    assert len({entry.sha256 for entry in desk.entries}) == 5
-    assert len(desk.units().table) == 5 * 4 * 49
-    assert desk.compose().report.rank == 20
+    assert len(workspace.entries) == 5
+    assert len({entry.sha256 for entry in workspace.entries}) == 5
+    assert len(workspace.units().table) == 5 * 4 * 49
+    assert workspace.compose().report.rank == 20
 
 
 def test_plain_loras_stand_beside(panel: AnalogyPanel, token: str) -> None:
@@ -190,9 +190,9 @@ def test_plain_loras_stand_beside(panel: AnalogyPanel, token: str) -> None:
     assert figures[3] == max(figures)
 
 
-def test_loras_of_the_desk_stand_beside_too(panel: AnalogyPanel, token: str) -> None:
+def test_loras_of_the_workspace_stand_beside_too(panel: AnalogyPanel, token: str) -> None:
     panel.keep.on_add(token, 80)  # all of this analogy: what the fourth column draws
-    room = panel.room.shared.desk(token)
+    room = panel.room.shared.workspace(token)
     room.add(Source(path="loom:math"))  # a text adapter, which does not fit
     assert len(room.entries) == 2
     row = last(panel.beside.on_draw(token, 4))["value"]

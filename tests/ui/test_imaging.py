@@ -47,11 +47,11 @@ def drawn(updates: Iterator[dict[Any, Any]], into: Any) -> list[Any]:
 def test_the_embedded_model_draws_its_own_adapters(panel: ImagePanel, token: str) -> None:
     with pytest.raises(gr.Error):
         list(panel.on_draw(token, "", False, None, *TOLD))
-    panel.shared.desk(token).add(Source(path="loom:math"))
-    assert "On the desk: math. They are for a text model." in panel.on_desk(token)[panel.note]
+    panel.shared.workspace(token).add(Source(path="loom:math"))
+    assert "On the desk: math. They are for a text model." in panel.on_workspace(token)[panel.note]
     *_, updates = panel.on_bring(token)
     assert panel.shared.version in updates
-    named = panel.on_desk(token)
+    named = panel.on_workspace(token)
     assert "grayscale, blur" in named[panel.note]
     assert named[panel.first]["value"] == "grayscale"
     row = drawn(panel.on_draw(token, "", False, "", *TOLD), panel.row)
@@ -69,11 +69,11 @@ def test_the_embedded_model_draws_its_own_adapters(panel: ImagePanel, token: str
 def test_a_folder_of_diffusers_draws_ordinary_loras(panel: ImagePanel, token: str, tmp_path: Path) -> None:
     pipeline = quiet(whole_sd())
     pipeline.save_pretrained(tmp_path / "base")
-    desk = panel.shared.desk(token)
+    workspace = panel.shared.workspace(token)
     made = adapter_for(pipeline)
     quieter = {n: replace(m, scaling=m.scaling * 0.02) for n, m in made.modules.items()}
     saved = save_adapter(replace(made, modules=quieter), tmp_path / "lora", "diffusers")
-    desk.add(Source(path=str(saved), name="lora"))
+    workspace.add(Source(path=str(saved), name="lora"))
     row = drawn(panel.on_draw(token, str(tmp_path / "base"), False, None, *TOLD), panel.row)
     assert [title for _, title in row] == ["base", "lora", "merge"]
     assert row[0][0].size == (16, 16)
@@ -84,17 +84,17 @@ def test_a_folder_of_diffusers_draws_ordinary_loras(panel: ImagePanel, token: st
 
 def test_the_controls_are_those_of_the_base(panel: ImagePanel, token: str) -> None:
     diffusion = (panel.prompt, panel.guidance, panel.size)
-    empty = panel.on_desk(token)
+    empty = panel.on_workspace(token)
     assert all(empty[control]["visible"] for control in diffusion)
     assert not empty[panel.edit]["visible"]
     assert empty[panel.steps] == 20
     *_, _ = panel.on_bring(token)
-    ours = panel.on_desk(token, None, was_ours=False)
+    ours = panel.on_workspace(token, None, was_ours=False)
     assert not any(ours[control]["visible"] for control in diffusion)
     assert ours[panel.edit]["visible"]
     assert ours[panel.steps] == 2
-    assert panel.steps not in panel.on_desk(token, None, was_ours=True)  # what the visitor chose stays
-    gated = panel.on_desk(token, "black-forest-labs/FLUX.1-Kontext-dev", was_ours=True)
+    assert panel.steps not in panel.on_workspace(token, None, was_ours=True)  # what the visitor chose stays
+    gated = panel.on_workspace(token, "black-forest-labs/FLUX.1-Kontext-dev", was_ours=True)
     assert gated[panel.accept]["visible"]
     assert "non-commercial" in gated[panel.accept]["info"]
     assert not ours[panel.accept]["visible"]
@@ -102,7 +102,7 @@ def test_the_controls_are_those_of_the_base(panel: ImagePanel, token: str) -> No
     assert not {panel.first, panel.second, panel.note} & typed.keys()  # what was chosen and said stays
     assert typed[panel.steps] == 20
     with pytest.raises(gr.Error, match="no path"):
-        panel.on_desk(token, "~nobody-of-that-name/" + "x" * 300)
+        panel.on_workspace(token, "~nobody-of-that-name/" + "x" * 300)
 
 
 def test_a_base_that_cannot_be_opened_leaves_no_busy_note(panel: ImagePanel, token: str, tmp_path: Path) -> None:

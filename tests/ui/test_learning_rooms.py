@@ -44,9 +44,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 @pytest.fixture
 def token(page: Page) -> str:
-    """A visitor with the first preset, MATH and SHOUT, on the desk."""
-    token, desk, _ = page.shared.rooms.enter(None)
-    desk.load(load_preset("01-shouted-sums"), "preset")
+    """A visitor with the first preset, MATH and SHOUT, in the workspace."""
+    token, workspace, _ = page.shared.rooms.enter(None)
+    workspace.load(load_preset("01-shouted-sums"), "preset")
     return token
 
 
@@ -74,22 +74,22 @@ def learn(page: Page, token: str, way: str = "soup", examples: str = SUMS, **kno
     return whole(learning(page).on_learn(token, way, examples, 6, *given.values(), *RECYCLE))
 
 
-def judge(page: Page, token: str, names: list[str], tasks: list[str], desk_too: bool = False, own: str = "") -> Any:
-    return whole(scoring(page).on_judge(token, names, tasks, 2, own, desk_too, *SWEEP))
+def judge(page: Page, token: str, names: list[str], tasks: list[str], with_current: bool = False, own: str = "") -> Any:
+    return whole(scoring(page).on_judge(token, names, tasks, 2, own, with_current, *SWEEP))
 
 
 def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) -> None:
-    desk = page.shared.desk(token)
-    before = desk.recipe
+    workspace = page.shared.workspace(token)
+    before = workspace.recipe
     found = learn(page, token)
     assert "3 steps" in found[learning(page).state]
     assert found[learning(page).heat].count("<td class='more'") == 2 * 56
     assert "<svg" in found[learning(page).curve]
-    assert [len(source.modules) for source in desk.recipe.sources] == [56, 56]
-    assert desk.compose().report.rank == 16
+    assert [len(source.modules) for source in workspace.recipe.sources] == [56, 56]
+    assert workspace.compose().report.rank == 16
     assert found[page.mixer.weights[0]]["interactive"] is False  # every module has a weight of its own
     assert page.history.on_undo(token)[page.mixer.weights[0]]["interactive"] is True
-    assert desk.recipe == before
+    assert workspace.recipe == before
 
 
 def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
@@ -128,19 +128,19 @@ def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
 @pytest.mark.parametrize("way", sorted({*WAYS} - {"soup"}))
 def test_the_other_ways(page: Page, token: str, way: str) -> None:
     learn(page, token, way, shape="leaky" if way == "recycle" else "free")
-    assert page.shared.desk(token).recipe.name == f"learned: {way}"
+    assert page.shared.workspace(token).recipe.name == f"learned: {way}"
 
 
 def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str) -> None:
-    desk = page.shared.desk(token)
+    workspace = page.shared.workspace(token)
     steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE)
     next(steps)
-    desk.remove(1)
-    left = desk.recipe
+    workspace.remove(1)
+    left = workspace.recipe
     said = whole(steps)[learning(page).state]
-    assert desk.recipe == left
+    assert workspace.recipe == left
     assert "named versions" in said
-    assert list(desk.snapshots) == ["learned by LoRA Soups (CAT)"]
+    assert list(workspace.snapshots) == ["learned by LoRA Soups (CAT)"]
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_learned_rows_never_stand_alone(
     assert fresh[scoring(page).table] == found[scoring(page).table]
     assert fresh[scoring(page).bar]["visible"] is True
     page.mixer.on_weight(0, token, 0.3)
-    assert scoring(page)._learned(token, page.shared.desk(token)) is None
+    assert scoring(page)._learned(token, page.shared.workspace(token)) is None
 
 
 def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> None:
-    desk = page.shared.desk(token)
+    workspace = page.shared.workspace(token)
     found = judge(page, token, ["math", "shout"], ["math+shout:test"])
     run = scoring(page).judgings.get(token)
     assert run
@@ -212,7 +212,7 @@ def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> Non
     assert Path(found[scoring(page).csv]).read_text().startswith("row,")
     opened = dict(found[scoring(page).open]["choices"])
     scoring(page).on_row(token, opened["cat 0.5,0.5 (merge)"])
-    assert desk.recipe.weights == (0.5, 0.5)
+    assert workspace.recipe.weights == (0.5, 0.5)
     assert scoring(page).on_row(token, opened["cat 0.5,0.5 (merge)"]) == gr.skip()
     with pytest.raises(gr.Error, match="control"):
         scoring(page).on_row(token, 0)
@@ -241,10 +241,10 @@ def test_regmean_is_a_row_that_opens(page: Page, token: str) -> None:
     merged = run.rows[-1].entry.adapter
     assert merged
     scoring(page).on_row(token, len(run.rows) - 1)
-    opened = page.shared.desk(token).compose().adapter
+    opened = page.shared.workspace(token).compose().adapter
     name = next(iter(merged.modules))
     np.testing.assert_allclose(opened.delta(name), merged.delta(name), atol=1e-5)
-    page.shared.desk(token).load(load_preset("04-two-voices"), "preset")
+    page.shared.workspace(token).load(load_preset("04-two-voices"), "preset")
     with pytest.raises(gr.Error, match="own training questions"):
         whole(scoring(page).on_judge(token, ["shakespeare"], ["shakespeare"], 2, "", False, *sweep))
 
@@ -268,13 +268,13 @@ def test_what_cannot_be_judged_says_why(
     assert said in f"{caught.value.title} {caught.value.message}"
 
 
-def test_choices_follow_the_desk(page: Page, token: str) -> None:
-    desk = page.shared.desk(token)
-    assert asked.fitting(desk) == "math+shout"
+def test_choices_follow_the_workspace(page: Page, token: str) -> None:
+    workspace = page.shared.workspace(token)
+    assert asked.fitting(workspace) == "math+shout"
     shown = whole(scoring(page).on_open(token, ["math+spanish:test"], ["lego"]))
     assert shown[scoring(page).tasks]["value"] == ["math+shout:test", "math+shout:kept"]
     assert ("k (lego)", "k") in shown[scoring(page).knob]["choices"]
-    desk.load(load_preset("02-spanish-sums"), "preset")
+    workspace.load(load_preset("02-spanish-sums"), "preset")
     shown = whole(learning(page).on_open(token, "math+shout:train"))
     assert shown[learning(page).examples]["value"] == "math+spanish:train"
 

@@ -168,10 +168,10 @@ def test_the_adapters_of_a_folder_side_by_side(room: ModalityPanel, token: str, 
 
 def test_the_adapters_of_a_folder_merge_in_compose(page: Page, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "phi", Phi4(layers=1, width=24, hidden=16, heads=6, key_heads=2, vision=2, speech=3))
-    token, desk, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.rooms.enter(None)
     for name in ("vision", "speech"):
         last(page.library.on_add(token, f"{tmp_path / 'phi'}#{name}"))
-    report = desk.compose().report
+    report = workspace.compose().report
     assert report.rank == 5
     assert abs(report.cosines[0][1]) < 0.5
 

@@ -37,11 +37,11 @@ def page(tmp_path: Path) -> Page:
 
 @pytest.fixture
 def token(page: Page, tmp_path: Path) -> str:
-    """A visitor with two random adapters on the desk."""
-    token, desk, _ = page.shared.rooms.enter(None)
+    """A visitor with two random adapters in the workspace."""
+    token, workspace, _ = page.shared.rooms.enter(None)
     for seed, name in enumerate(("one", "two")):
         last(page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed))))
-    assert len(desk.units().table.adapters) == 2  # the map has been drawn
+    assert len(workspace.units().table.adapters) == 2  # the map has been drawn
     return token
 
 
@@ -54,10 +54,10 @@ def last(updates: object) -> dict[object, object]:
 def test_a_weight_reaches_the_report(page: Page, token: str) -> None:
     before = last(page.mixer.on_version(token))[page.mixer.status]
     version = page.mixer.on_weight(0, token, -1.5)
-    assert version == page.shared.desk(token).version
+    assert version == page.shared.workspace(token).version
     found = last(page.mixer.on_version(token))
     assert found[page.mixer.status] == before  # cat: the rank and the kept energy stay, the norm does not
-    assert page.shared.desk(token).compose().report.sources[0].weight == -1.5
+    assert page.shared.workspace(token).compose().report.sources[0].weight == -1.5
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_slider_shows_what_the_recipe_has(
 ) -> None:
     slider = page.mixer.weights[0]
     updates = page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, typed, False)
-    assert page.shared.desk(token).recipe.sources[0].weight == weight
+    assert page.shared.workspace(token).recipe.sources[0].weight == weight
     assert updates.get(slider, {}).get("value") == shown
     assert abs(weight) <= 2 or updates[slider]["maximum"] == 15
     assert slider not in page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, 14.0, True)
@@ -94,9 +94,9 @@ def test_a_method_brings_its_own_knobs(page: Page, token: str) -> None:
     assert updates[page.mixer.groups["lego"]]["visible"] is True
     assert updates[page.mixer.groups["svd"]]["visible"] is False
     page.mixer.on_knob("lego", "k", token, 3)
-    assert page.shared.desk(token).compose().report.rank == 3
+    assert page.shared.workspace(token).compose().report.rank == 3
     page.mixer.on_knob("svd", "rank", token, 2)  # of a method that is not chosen: nothing
-    assert dict(page.shared.desk(token).recipe.knobs) == {"k": 3}
+    assert dict(page.shared.workspace(token).recipe.knobs) == {"k": 3}
 
 
 def test_a_refused_merge_is_a_message_and_the_page_goes_on(page: Page, token: str) -> None:
@@ -118,28 +118,30 @@ def test_errors_say_what_why_and_what_next(page: Page, token: str, tmp_path: Pat
 
 
 def test_weights_by_module_reach_the_recipe_and_back(page: Page, token: str) -> None:
-    desk = page.shared.desk(token)
+    workspace = page.shared.workspace(token)
     table = page.by_module.on_grouping(token, "type")["value"]
     import pandas
 
     rows = [[*row[:1], 0.25, row[2]] if i == 0 else row for i, row in enumerate(table["data"])]
     page.by_module.on_table(token, "type", pandas.DataFrame(rows, columns=table["headers"]))
-    changed = {desk.recipe.sources[0].weight_for(name, desk.recipe.weights[0]) for name in desk.module_names()}
-    assert changed == {0.25, desk.recipe.weights[0]}
-    assert not desk.recipe.sources[1].modules
+    changed = {
+        workspace.recipe.sources[0].weight_for(name, workspace.recipe.weights[0]) for name in workspace.module_names()
+    }
+    assert changed == {0.25, workspace.recipe.weights[0]}
+    assert not workspace.recipe.sources[1].modules
     page.by_module.on_reset(token, "type")
-    assert not desk.recipe.sources[0].modules
+    assert not workspace.recipe.sources[0].modules
 
 
 def test_the_lasso_mutes_and_undo_restores(page: Page, token: str) -> None:
-    desk = page.shared.desk(token)
+    workspace = page.shared.workspace(token)
     picked = page.selection.on_pick(token, {"how": "lasso", "ids": [0, 2, 5]})  # type: ignore[arg-type]
     assert "3 units" in picked[1]
     page.selection.on_mute(token)
-    assert [i for i, factor in enumerate(desk.factors()) if factor == 0] == [0, 2, 5]
+    assert [i for i, factor in enumerate(workspace.factors()) if factor == 0] == [0, 2, 5]
     assert "after 3 edits of units" in last(page.mixer.on_version(token))[page.mixer.status]  # what the figures are of
     page.history.on_undo(token)
-    assert set(desk.factors()) == {1.0}
+    assert set(workspace.factors()) == {1.0}
 
 
 @pytest.mark.parametrize("event", [{"how": "lasso", "ids": [10**9]}, {"how": "x", "ids": []}, {"ids": "all"}, None])
@@ -175,13 +177,13 @@ def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: 
 
 
 def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path) -> None:
-    token, desk, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.rooms.enter(None)
     folder = peft_folder(tmp_path / "math", rank=2, alpha=8)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"ab")
     files = [*map(str, sorted(folder.iterdir())), str(broken)]
     updates = last(page.library.on_upload(token, files))
-    assert desk.adapters[0].ranks == (2,)
+    assert workspace.adapters[0].ranks == (2,)
     assert "broken" in updates[page.library.said]
     assert "2 bytes" in updates[page.library.said]
 
@@ -191,7 +193,7 @@ def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>"
     peft_folder(tmp_path / "evil", base=evil, modules={evil: (6, 5)})
     last(page.library.on_add(token, str(tmp_path / "evil")))
-    cards = page.library.controls(page.shared.desk(token))
+    cards = page.library.controls(page.shared.workspace(token))
     report = last(page.mixer.on_version(token))
     shown = [cards[page.library.cards[0]], report[page.mixer.modules], report[page.mixer.report]]
     assert "&lt;img" in shown[0]
@@ -200,24 +202,24 @@ def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
 
 
 def test_two_visitors_share_nothing(page: Page, token: str) -> None:
-    other, desk, is_new = page.shared.rooms.enter(None)
+    other, workspace, is_new = page.shared.rooms.enter(None)
     assert is_new
     assert other != token
-    assert not desk.entries
+    assert not workspace.entries
     page.mixer.on_weight(0, token, 0.75)
-    assert not desk.entries
-    assert desk.workspace != page.shared.desk(token).workspace
+    assert not workspace.entries
+    assert workspace.folder != page.shared.workspace(token).folder
 
 
 @pytest.mark.parametrize("forged", ["", "../../etc", "x" * 32 + "/..", None, 7])
-def test_a_forged_token_gets_a_desk_of_its_own(page: Page, forged: object) -> None:
-    token, desk, is_new = page.shared.rooms.enter(forged)  # type: ignore[arg-type]
+def test_a_forged_token_gets_a_workspace_of_its_own(page: Page, forged: object) -> None:
+    token, workspace, is_new = page.shared.rooms.enter(forged)  # type: ignore[arg-type]
     assert is_new
     assert token != forged
-    assert desk.workspace.parent == page.shared.rooms.settings.root
+    assert workspace.folder.parent == page.shared.rooms.settings.root
 
 
-def test_a_reload_finds_the_desk_and_a_restart_the_recipe(page: Page, token: str, tmp_path: Path) -> None:
+def test_a_reload_finds_the_workspace_and_a_restart_the_recipe(page: Page, token: str, tmp_path: Path) -> None:
     page.mixer.on_weight(0, token, 0.6)
     stored = page.on_version(token)
     back = page.on_load(stored)
@@ -259,15 +261,15 @@ def test_the_picture_in_the_readme_is_there() -> None:
 
 
 def test_heads_are_carried_from_a_chosen_source(page: Page, token: str, tmp_path: Path) -> None:
-    desk = page.shared.desk(token)
-    assert page.mixer.controls(desk)[page.mixer.extras]["visible"] is False  # nobody has any
+    workspace = page.shared.workspace(token)
+    assert page.mixer.controls(workspace)[page.mixer.extras]["visible"] is False  # nobody has any
     head = {"base_model.model.score.weight": np.ones((2, 5), np.float32)}
     updates = last(page.library.on_add(token, str(peft_folder(tmp_path / "headed", seed=7, extras=head))))
     assert updates[page.mixer.extras]["visible"] is True
     assert "dropped from headed (1)" in str(last(page.mixer.on_version(token))[page.mixer.report])
     page.mixer.on_extras(token, "headed")
     assert "carried from headed (1)" in str(last(page.mixer.on_version(token))[page.mixer.report])
-    assert list(desk.compose().adapter.extras) == ["score.weight"]
+    assert list(workspace.compose().adapter.extras) == ["score.weight"]
 
 
 def test_different_bases_need_a_word(page: Page, token: str, tmp_path: Path) -> None:
@@ -289,31 +291,31 @@ def test_a_base_that_does_not_load_says_so_in_its_place(page: Page, token: str, 
     said = last(page.reading.on_fetch(token, str(tmp_path / "no-base")))
     assert "refused" in said[page.reading.columns]
     assert "no-base" in said[page.reading.columns]
-    assert page.shared.desk(token).recipe.base == str(tmp_path / "no-base")
+    assert page.shared.workspace(token).recipe.base == str(tmp_path / "no-base")
 
 
 @pytest.mark.parametrize("form", ["raw", "canonical"])
 def test_the_map_shows_the_clusters_of_the_merge(page: Page, token: str, form: str) -> None:
-    desk = page.shared.desk(token)
-    desk.look(form=form)
-    desk.edit("lego", method="lego", knobs={"k": 3, "form": form})
-    desk.edit_source(0, "weight of one", weight=-0.5)
-    units = desk.units()
-    shown = clusters_of(desk, units, desk.factors())
-    for stack in desk.sources().stacks(dense=False):
-        weights = torch.tensor([desk.recipe.weights] * len(stack))
+    workspace = page.shared.workspace(token)
+    workspace.look(form=form)
+    workspace.edit("lego", method="lego", knobs={"k": 3, "form": form})
+    workspace.edit_source(0, "weight of one", weight=-0.5)
+    units = workspace.units()
+    shown = clusters_of(workspace, units, workspace.factors())
+    for stack in workspace.sources().stacks(dense=False):
+        weights = torch.tensor([workspace.recipe.weights] * len(stack))
         pool = pool_of(stack.pairs, weights, form)
-        merged = cluster(pool, 3, feature="joint", restarts=10, seed=Draw(desk.recipe.seed, stack.names).seed)
+        merged = cluster(pool, 3, feature="joint", restarts=10, seed=Draw(workspace.recipe.seed, stack.names).seed)
         for name, labels in zip(stack.names, merged, strict=True):
             module = [place.name for place in units.table.places].index(name)
             assert shown[units.table.module == module].tolist() == labels.tolist()
 
 
 def test_an_own_adapter_said_twice_is_added_once(page: Page, token: str) -> None:
-    desk = page.shared.desk(token)
+    workspace = page.shared.workspace(token)
     for _ in range(2):
         page.library.on_own(token, "loom:math")
-    assert [source.path for source in desk.recipe.sources].count("loom:math") == 1
+    assert [source.path for source in workspace.recipe.sources].count("loom:math") == 1
     with pytest.raises(gr.Error, match="no adapter"):
         page.library.on_own(token, "loom:nothing")
 

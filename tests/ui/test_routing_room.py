@@ -31,9 +31,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 @pytest.fixture(scope="module")
 def token(page: Page) -> str:
-    """A visitor with math and shout on the desk."""
-    token, desk, _ = page.shared.rooms.enter(None)
-    desk.load(load_preset("01-shouted-sums"), "preset")
+    """A visitor with math and shout in the workspace."""
+    token, workspace, _ = page.shared.rooms.enter(None)
+    workspace.load(load_preset("01-shouted-sums"), "preset")
     return token
 
 
@@ -56,7 +56,7 @@ def done(room: RoutingPanel, token: str) -> dict[Any, Any]:
     return last(room.on_train(token, TASKS, 4, *ORDER))
 
 
-def test_opening_lists_what_the_desk_can_be_asked(room: RoutingPanel, token: str) -> None:
+def test_opening_lists_what_the_workspace_can_be_asked(room: RoutingPanel, token: str) -> None:
     found = last(room.on_open(token, ["gone"]))
     assert [value for _, value in found[room.tasks]["choices"]] == TASKS
     assert found[room.tasks]["value"] == TASKS
@@ -92,20 +92,20 @@ def test_the_router_is_judged_beside_all_others(room: RoutingPanel, token: str, 
 
 
 def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
-    other, desk, _ = page.shared.rooms.enter(None)
+    other, workspace, _ = page.shared.rooms.enter(None)
     file = str(done[room.download]["value"])
     with pytest.raises(gr.Error, match="adapters it was trained over"):
         room.on_router(other, file)
     with pytest.raises(gr.Error, match="Train one"):
         last(room.on_write(other, "x"))  # the first visitor's router is not theirs
-    desk.load(load_preset("01-shouted-sums"), "preset")
+    workspace.load(load_preset("01-shouted-sums"), "preset")
     assert "k = 2 of 3" in room.on_router(other, file)[room.state]
     assert last(room.on_write(other, "Question: Say: fox\nAnswer in capitals:"))["value"]
 
 
 def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
-    token, desk, _ = page.shared.rooms.enter(None)
-    desk.load(load_preset("01-shouted-sums"), "preset")
+    token, workspace, _ = page.shared.rooms.enter(None)
+    workspace.load(load_preset("01-shouted-sums"), "preset")
     run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 5000, 2)  # too many to be done before it is stopped
     next(run)
     with pytest.raises(gr.Error, match="Stop it first"):
@@ -123,8 +123,8 @@ def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
 
 
 def test_a_router_whose_end_nobody_saw_is_there_when_the_page_is_opened(page: Page, room: RoutingPanel) -> None:
-    token, desk, _ = page.shared.rooms.enter(None)
-    desk.load(load_preset("01-shouted-sums"), "preset")
+    token, workspace, _ = page.shared.rooms.enter(None)
+    workspace.load(load_preset("01-shouted-sums"), "preset")
     next(room.on_train(token, TASKS, 4, *ORDER))  # and the page is closed
     room.runs.get(token).job.result()
     fresh = last(room.on_open(token, None))
@@ -134,8 +134,8 @@ def test_a_router_whose_end_nobody_saw_is_there_when_the_page_is_opened(page: Pa
 
 
 def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPanel, tmp_path: Path) -> None:
-    token, desk, _ = page.shared.rooms.enter(None)
-    desk.load(load_preset("01-shouted-sums"), "preset")
+    token, workspace, _ = page.shared.rooms.enter(None)
+    workspace.load(load_preset("01-shouted-sums"), "preset")
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"q{i}", "answer": "a"}) + "\n" for i in range(3)))
     update = room.on_upload(token, str(file), ["math"])
@@ -174,7 +174,7 @@ def test_there_is_nothing_to_judge_before_a_run(page: Page, room: RoutingPanel) 
         last(room.beside.on_judge(other, 2))
 
 
-def test_an_empty_desk_has_nothing_to_choose(page: Page, room: RoutingPanel) -> None:
+def test_an_empty_workspace_has_nothing_to_choose(page: Page, room: RoutingPanel) -> None:
     token, _, _ = page.shared.rooms.enter(None)
     with pytest.raises(gr.Error, match="two adapters"):
         last(room.on_train(token, TASKS, 4, *ORDER))

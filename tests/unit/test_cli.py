@@ -87,7 +87,9 @@ def test_inspect_as_json_says_all_and_fails_if_one_is_refused(tmp_path: Path, tw
 
 
 def test_methods_are_listed_without_torch() -> None:
-    program = "import sys, studio.cli.main; studio.cli.main.main(['methods', '--json']); sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, studio.cli.main; studio.cli.main.main(['methods', '--json']); sys.exit('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)

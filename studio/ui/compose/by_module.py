@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from studio.recipes.recipe import Source
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.ui.shell.panel import EDIT, Shared, told
 from studio.units.pool import layer_of, module_type_of, natural
 
@@ -40,9 +40,9 @@ class ByModulePanel:
         """Grouping and table."""
         return [self.grouping, self.table]
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """The table as the recipe has it."""
-        return {self.grouping: "type", self.table: _table(desk, "type")}
+        return {self.grouping: "type", self.table: _table(workspace, "type")}
 
     def wire(self) -> None:
         """Connect the listeners."""
@@ -54,45 +54,45 @@ class ByModulePanel:
     @told
     def on_grouping(self, token: str, grouping: str) -> Any:
         """Show the table by type or by layer."""
-        return _table(self.shared.desk(token), grouping)
+        return _table(self.shared.workspace(token), grouping)
 
     @told
     def on_table(self, token: str, grouping: str, table: Any) -> int:
         """Cells of the table changed: weights of their own for the modules of that row."""
-        desk = self.shared.desk(token)
-        groups = _groups(desk, grouping)
-        for index, source in enumerate(desk.recipe.sources):
+        workspace = self.shared.workspace(token)
+        groups = _groups(workspace, grouping)
+        for index, source in enumerate(workspace.recipe.sources):
             column = [_cell(cell) for cell in table.iloc[:, index + 1]] if index + 1 < table.shape[1] else []
-            own = _own_weights(column, groups, source, desk.module_names())
+            own = _own_weights(column, groups, source, workspace.module_names())
             if own != dict(source.modules):
-                desk.edit_source(index, "weights by module", modules=own)
-        return desk.version
+                workspace.edit_source(index, "weights by module", modules=own)
+        return workspace.version
 
     @told
     def on_reset(self, token: str, grouping: str) -> tuple[int, Any]:
         """Clear all weights by module."""
-        desk = self.shared.desk(token)
-        desk.edit(
-            "clear weights by module", sources=[{**s, "modules": {}} for s in desk.recipe.model_dump()["sources"]]
+        workspace = self.shared.workspace(token)
+        workspace.edit(
+            "clear weights by module", sources=[{**s, "modules": {}} for s in workspace.recipe.model_dump()["sources"]]
         )
-        return desk.version, _table(desk, grouping)
+        return workspace.version, _table(workspace, grouping)
 
 
-def _groups(desk: Desk, grouping: str) -> dict[str, list[str]]:
-    """The modules on the desk by type or by layer."""
+def _groups(workspace: Workspace, grouping: str) -> dict[str, list[str]]:
+    """The modules in the workspace by type or by layer."""
     named = module_type_of if grouping == "type" else layer_of
     groups: dict[str, list[str]] = {}
-    for name in desk.module_names():
+    for name in workspace.module_names():
         groups.setdefault(named(name), []).append(name)
     return {name: groups[name] for name in sorted(groups, key=natural)}
 
 
-def _table(desk: Desk, grouping: str) -> Any:
+def _table(workspace: Workspace, grouping: str) -> Any:
     """Rows of (group, each source's own weight there): empty where it follows the slider, a word where it is mixed."""
-    names = [adapter.name for adapter in desk.adapters]
+    names = [adapter.name for adapter in workspace.adapters]
     rows = []
-    for group, modules in _groups(desk, grouping).items():
-        found = [{source.own_weight(module) for module in modules} for source in desk.recipe.sources]
+    for group, modules in _groups(workspace, grouping).items():
+        found = [{source.own_weight(module) for module in modules} for source in workspace.recipe.sources]
         rows.append([group, *(_shown(own.pop()) if len(own) == 1 else _MIXED for own in found)])
     return gr.update(value={"headers": ["module" if grouping == "type" else "layer", *names], "data": rows})
 

@@ -18,7 +18,7 @@ from studio.core.files import write_atomic
 from studio.formats import WRITERS
 from studio.recipes.presets import load_preset, preset_choices
 from studio.recipes.recipe import MAX_BYTES, Recipe, read_yaml
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.ui.shell import html as views
 from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, told, told_while
 
@@ -93,16 +93,16 @@ class HistoryPanel:
         """Controls that the recipe sets."""
         return [self.preset, self.note, self.name, self.download, self.exported, self.versions]
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """Name and versions; an export made before belongs to what was before."""
-        preset = dict(preset_choices()).get(desk.recipe.name)
+        preset = dict(preset_choices()).get(workspace.recipe.name)
         return {
             self.preset: preset,
-            self.note: escape(_note(desk, preset)),
-            self.name: desk.recipe.name or "merge",
+            self.note: escape(_note(workspace, preset)),
+            self.name: workspace.recipe.name or "merge",
             self.download: gr.update(visible=False),
             self.exported: views.message(_HINT),
-            self.versions: gr.update(choices=list(desk.snapshots), value=None, visible=bool(desk.snapshots)),
+            self.versions: gr.update(choices=list(workspace.snapshots), value=None, visible=bool(workspace.snapshots)),
         }
 
     def wire(self) -> None:
@@ -132,30 +132,30 @@ class HistoryPanel:
     @told
     def on_version(self, token: str) -> dict[Any, Any]:
         """The recipe changed: history, recipe text; an export made before is out of date."""
-        desk = self.shared.desk(token)
-        history = desk.history
+        workspace = self.shared.workspace(token)
+        history = workspace.history
         first = max(0, len(history.steps) - _SHOWN)
         steps = [(f"{i + 1} · {step.label}", i) for i, step in enumerate(history.steps)][first:][::-1]
-        text = desk.pinned().to_yaml()
+        text = workspace.pinned().to_yaml()
         return {
             self.undo: gr.update(interactive=history.at > 0),
             self.redo: gr.update(interactive=history.at + 1 < len(history.steps)),
             self.steps: gr.update(choices=steps, value=history.at),
             self.recipe: text,
-            self.save: _recipe_file(desk, text),
+            self.save: _recipe_file(workspace, text),
             self.download: gr.update(visible=False),
             self.exported: views.message(_HINT),
         }
 
     @told
     def on_preset(self, token: str, id: str | None) -> dict[Any, Any]:
-        """Put a preset on the desk."""
-        desk = self.shared.desk(token)
-        if not id or load_preset(id).name == desk.recipe.name:
+        """Put a preset in the workspace."""
+        workspace = self.shared.workspace(token)
+        if not id or load_preset(id).name == workspace.recipe.name:
             return {}
         recipe = load_preset(id)
-        desk.load(recipe, f"preset {recipe.name}")
-        return self.shared.refresh(desk)
+        workspace.load(recipe, f"preset {recipe.name}")
+        return self.shared.refresh(workspace)
 
     @told
     def on_undo(self, token: str) -> dict[Any, Any]:
@@ -170,49 +170,49 @@ class HistoryPanel:
     @told
     def on_step(self, token: str, step: int | None) -> dict[Any, Any]:
         """A row of the history brings everything back."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if step is not None:
-            desk.go_to(int(step))
-        return self.shared.refresh(desk)
+            workspace.go_to(int(step))
+        return self.shared.refresh(workspace)
 
     @told
     def on_keep(self, token: str, title: str) -> tuple[str, Any]:
         """Keep the recipe under a name."""
-        desk = self.shared.desk(token)
-        desk.save_snapshot(title or "")
-        return "", gr.update(choices=list(desk.snapshots), visible=True)
+        workspace = self.shared.workspace(token)
+        workspace.save_snapshot(title or "")
+        return "", gr.update(choices=list(workspace.snapshots), visible=True)
 
     @told
     def on_version_chosen(self, token: str, name: str | None) -> dict[Any, Any]:
         """Bring a named version back."""
-        desk = self.shared.desk(token)
-        if name not in desk.snapshots:
+        workspace = self.shared.workspace(token)
+        if name not in workspace.snapshots:
             return {}
-        desk.load(desk.snapshots[name], f"version {name}")
-        return self.shared.refresh(desk)
+        workspace.load(workspace.snapshots[name], f"version {name}")
+        return self.shared.refresh(workspace)
 
     @told
     def on_open(self, token: str, file: str | None) -> dict[Any, Any]:
         """Open a recipe, or the recipe inside an export."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if not file:
             return {}
         recipe = read_recipe_from(Path(file))
-        desk.load(recipe, f"open {recipe.name or Path(file).stem}")
-        return self.shared.refresh(desk)
+        workspace.load(recipe, f"open {recipe.name or Path(file).stem}")
+        return self.shared.refresh(workspace)
 
     @told_while
     def on_export(self, token: str, name: str, dtype: str, format: str = "peft") -> Iterator[dict[Any, Any]]:
         """Write a zip, read it back, compare, and only then offer it."""
-        desk = self.shared.desk(token)
-        if not desk.recipe.sources:
+        workspace = self.shared.workspace(token)
+        if not workspace.recipe.sources:
             raise LoomError("There is nothing to export", next="add an adapter")
-        digest, recipe = desk.recipe.digest(), desk.pinned()
+        digest, recipe = workspace.recipe.digest(), workspace.pinned()
         recipe = recipe.model_copy(update={"name": (name or "").strip()[:80] or "merge"})
-        job = Job(partial(_exported, desk, recipe, digest, dtype, format))
+        job = Job(partial(_exported, workspace, recipe, digest, dtype, format))
         yield self._export_said("Merging, writing, reading back…", "busy", stop=True)
         while not job.wait(_POLL):
-            done, total = desk.progress
+            done, total = workspace.progress
             far = f"Merging: {done} of {total} modules…" if done < total else "Writing, reading back, comparing…"
             yield self._export_said(far, "busy", stop=True)
         try:
@@ -227,7 +227,7 @@ class HistoryPanel:
     @told
     def on_stop(self, token: str) -> None:
         """Stop the export's merge; the files are not written."""
-        self.shared.desk(token).stop()
+        self.shared.workspace(token).stop()
 
     def _export_said(self, text: str, kind: str, *, stop: bool = False) -> dict[Any, Any]:
         return {
@@ -237,9 +237,9 @@ class HistoryPanel:
         }
 
     def _moved(self, token: str, by: int) -> dict[Any, Any]:
-        desk = self.shared.desk(token)
-        desk.move(by)
-        return self.shared.refresh(desk)
+        workspace = self.shared.workspace(token)
+        workspace.move(by)
+        return self.shared.refresh(workspace)
 
 
 def read_recipe_from(file: Path) -> Recipe:
@@ -258,27 +258,29 @@ def read_recipe_from(file: Path) -> Recipe:
     return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
 
 
-def _note(desk: Desk, preset: str | None) -> str:
+def _note(workspace: Workspace, preset: str | None) -> str:
     """The recipe's note; what a preset says of its adapters says nothing of others."""
-    places = [source.path for source in desk.recipe.sources]
+    places = [source.path for source in workspace.recipe.sources]
     if preset is not None and places != [source.path for source in load_preset(preset).sources]:
         return "Other adapters than the preset's are on the desk."
-    return desk.recipe.note
+    return workspace.recipe.note
 
 
-def _exported(desk: Desk, recipe: Recipe, digest: str, dtype: Any, format: str, on_step: Any) -> tuple[Path, int]:
-    """Merge, write, read back, compare: the zip, and how many modules it holds. `digest` is the desk's recipe's."""
-    composition = desk.compose(on_step=on_step)
+def _exported(
+    workspace: Workspace, recipe: Recipe, digest: str, dtype: Any, format: str, on_step: Any
+) -> tuple[Path, int]:
+    """Merge, write, read back, compare: the zip, and how many modules it holds. `digest` is that of the recipe."""
+    composition = workspace.compose(on_step=on_step)
     if composition.report.recipe_digest != digest:
         raise Cancelled("The recipe changed meanwhile", next="export again")
-    folder = Path(tempfile.mkdtemp(prefix="export-", dir=desk.exports))
+    folder = Path(tempfile.mkdtemp(prefix="export-", dir=workspace.exports))
     plain = "".join(c if c.isalnum() or c in "._- " else "-" for c in recipe.name).strip(". ") or "merge"
     file = f"{plain}.zip" if format == "peft" else f"{plain} ({format}).zip"
     written = export(composition, recipe, folder / file, format=format, dtype=dtype)
     return written, len(composition.adapter.modules)
 
 
-def _recipe_file(desk: Desk, text: str) -> str:
-    path = desk.exports / "recipe.yaml"
+def _recipe_file(workspace: Workspace, text: str) -> str:
+    path = workspace.exports / "recipe.yaml"
     write_atomic(path, text.encode())
     return str(path)

@@ -45,7 +45,7 @@ def knob_control(method: Method, knob: Knob) -> gr.components.Component:
 
 
 def knob_update(knob: Knob, value: Value, most: int) -> Any:
-    """The knob's value; a rank or number of clusters goes as far as the units on the desk."""
+    """The knob's value; a rank or number of clusters goes as far as the units in the workspace."""
     if knob.kind == "int" and knob.range is not None and knob.range.auto is not None:
         limit = min(knob.range.high, max(most, int(value), 8))
         return gr.update(value=value, maximum=limit)

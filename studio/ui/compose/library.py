@@ -16,7 +16,7 @@ from studio.core.files import local_path
 from studio.recipes.recipe import Source
 from studio.recipes.sources import EMBEDDED, UPLOAD, embedded_paths
 from studio.recipes.uploads import receive
-from studio.session.workspace import MAX_SOURCES, Desk
+from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.shell import html as views
 from studio.ui.shell.panel import EDIT, Job, Shared, told, told_while
 
@@ -67,9 +67,9 @@ class LibraryPanel:
         """Cards, their rows, and the sentence for an empty library."""
         return [*self.rows, *self.cards, self.empty, self.own, self.said]
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """One card for each adapter."""
-        entries = desk.entries
+        entries = workspace.entries
         updates: dict[Any, Any] = {self.empty: gr.update(visible=not entries), self.own: gr.update(value=None)}
         for index, (row, card) in enumerate(zip(self.rows, self.cards, strict=True)):
             updates[row] = gr.update(visible=index < len(entries))
@@ -91,27 +91,27 @@ class LibraryPanel:
     @told_while
     def on_upload(self, token: str, files: Sequence[str] | None) -> Iterator[dict[Any, Any]]:
         """Open what was dropped; what cannot be opened is listed with its reason, the rest is added."""
-        desk, count = self.shared.desk(token), len(files or ())
+        workspace, count = self.shared.workspace(token), len(files or ())
         yield {self.said: views.message(f"Opening {count} file{'s' * (count != 1)}…", "busy"), self.drop: None}
-        failed, version = [], desk.version
-        for name, upload in receive([Path(file) for file in files or ()], desk.workspace):
+        failed, version = [], workspace.version
+        for name, upload in receive([Path(file) for file in files or ()], workspace.folder):
             try:
                 if isinstance(upload, LoomError):
                     raise upload
-                desk.add(Source(path=f"{UPLOAD}{upload.name}", name=name))
+                workspace.add(Source(path=f"{UPLOAD}{upload.name}", name=name))
             except LoomError as error:
                 failed.append((name, str(error)))
-        updates = self.shared.refresh(desk) if desk.version != version else {}
+        updates = self.shared.refresh(workspace) if workspace.version != version else {}
         yield {**updates, self.said: views.refusals(failed)}
 
     @told_while
     def on_add(self, token: str, place: str) -> Iterator[dict[Any, Any]]:
         """Open a folder of this machine, or a Hub id (`owner/name`, or `owner/name@revision`)."""
-        desk, place = self.shared.desk(token), (place or "").strip()
+        workspace, place = self.shared.workspace(token), (place or "").strip()
         if not place:
             raise LoomError("Nothing was named", next="write a Hub id such as owner/name, or a folder")
-        source = _source(place, desk.is_local)
-        job, begun = Job(lambda _: desk.add(source)), time.monotonic()
+        source = _source(place, workspace.is_local)
+        job, begun = Job(lambda _: workspace.add(source)), time.monotonic()
         while not job.wait(_PATIENCE):
             where = "Fetching from the Hub" if source.hub else "Opening"
             yield {self.said: views.message(f"{where}: {place}, {time.monotonic() - begun:.0f} s…", "busy")}
@@ -120,28 +120,28 @@ class LibraryPanel:
         except LoomError as error:
             yield {self.said: views.refusals([(place, str(error))])}
         else:
-            yield {**self.shared.refresh(desk), self.said: "", self.place: ""}
+            yield {**self.shared.refresh(workspace), self.said: "", self.place: ""}
 
     @told
     def on_own(self, token: str, path: str | None) -> dict[Any, Any]:
         """Add one of the studio's own adapters."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if not path:
             return {}
         try:
-            desk.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
+            workspace.add(Source(path=path, name=path.removeprefix(EMBEDDED)))
         except LoomError:
-            if path in {source.path for source in desk.recipe.sources}:
+            if path in {source.path for source in workspace.recipe.sources}:
                 return {}  # the dropdown said it again when it lost the focus
             raise
-        return {**self.shared.refresh(desk), self.said: ""}
+        return {**self.shared.refresh(workspace), self.said: ""}
 
     @told
     def on_remove(self, index: int, token: str) -> dict[Any, Any]:
-        """Take an adapter off the desk."""
-        desk = self.shared.desk(token)
-        desk.remove(index)
-        return self.shared.refresh(desk)
+        """Take an adapter off the workspace."""
+        workspace = self.shared.workspace(token)
+        workspace.remove(index)
+        return self.shared.refresh(workspace)
 
 
 def _own_choices() -> list[tuple[str, str]]:

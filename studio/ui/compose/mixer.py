@@ -11,7 +11,7 @@ import gradio as gr
 from studio.composing.report import Report
 from studio.core.errors import Cancelled, LoomError
 from studio.merging import Method, method_by_id, methods
-from studio.session.workspace import MAX_SOURCES, Desk
+from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.compose.knobs import NARROW, WIDE, knob_control, knob_update, weight_slider, weight_update
 from studio.ui.shell import html as views
 from studio.ui.shell.fields import held
@@ -84,23 +84,23 @@ class MixerPanel:
         own = [self.method, self.summary, self.scale, self.seed, self.extras, self.other_bases]
         return [*own, *self.weights, *self.knobs.values(), *self.groups.values()]
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """Every control as the recipe has it."""
-        recipe, names = desk.recipe, [adapter.name for adapter in desk.adapters]
+        recipe, names = workspace.recipe, [adapter.name for adapter in workspace.adapters]
         chosen = recipe.chosen
         updates: dict[Any, Any] = {
             self.method: recipe.method,
             self.summary: chosen.summary,
             self.scale: recipe.scale,
             self.seed: recipe.seed,
-            self.extras: _extras_update(desk),
+            self.extras: _extras_update(workspace),
             self.other_bases: recipe.other_bases,
         }
         for index, slider in enumerate(self.weights):
-            updates[slider] = _weight(desk, index) if index < len(names) else gr.update(visible=False)
+            updates[slider] = _weight(workspace, index) if index < len(names) else gr.update(visible=False)
         updates.update({group: gr.update(visible=id == chosen.id) for id, group in self.groups.items()})
         values = chosen.check(recipe.knobs)
-        most = sum(adapter.rank for adapter in desk.adapters)
+        most = sum(adapter.rank for adapter in workspace.adapters)
         for (id, name), control in self.knobs.items():
             knob = method_by_id(id).knobs[name]
             updates[control] = knob_update(knob, values[name] if id == chosen.id else knob.default, most)
@@ -138,12 +138,12 @@ class MixerPanel:
     @told
     def on_method(self, token: str, id: str) -> dict[Any, Any]:
         """Another method: its own knobs, and its own default weights where none was set."""
-        desk = self.shared.desk(token)
-        if id == desk.recipe.method:
+        workspace = self.shared.workspace(token)
+        if id == workspace.recipe.method:
             return {}
-        desk.edit(f"method {id}", method=id, knobs={})
+        workspace.edit(f"method {id}", method=id, knobs={})
         # the former method's figures must not stand under the name of this one
-        return {**self.shared.refresh(desk), self.status: views.message(f"Merging by {id}…", "busy")}
+        return {**self.shared.refresh(workspace), self.status: views.message(f"Merging by {id}…", "busy")}
 
     def on_slid(
         self, slider: gr.Slider, edit: Callable[[str, float], int], token: str, value: Any, is_wide: bool
@@ -160,35 +160,35 @@ class MixerPanel:
     @told
     def on_weight(self, index: int, token: str, value: float) -> int:
         """A weight slider moved."""
-        desk = self.shared.desk(token)
-        if index >= len(desk.recipe.sources):
-            return desk.version
-        desk.edit_source(index, f"weight of {desk.entries[index].adapter.name}", weight=value)
-        return desk.version
+        workspace = self.shared.workspace(token)
+        if index >= len(workspace.recipe.sources):
+            return workspace.version
+        workspace.edit_source(index, f"weight of {workspace.entries[index].adapter.name}", weight=value)
+        return workspace.version
 
     @told
     def on_knob(self, id: str, name: str, token: str, value: Any) -> int:
         """A knob of the method moved; one of a method no longer chosen says nothing."""
-        desk = self.shared.desk(token)
-        if id == desk.recipe.method:
-            desk.edit(f"{id} {name}", knobs={**desk.recipe.knobs, name: value})
-        return desk.version
+        workspace = self.shared.workspace(token)
+        if id == workspace.recipe.method:
+            workspace.edit(f"{id} {name}", knobs={**workspace.recipe.knobs, name: value})
+        return workspace.version
 
     @told
     def on_field(self, name: str, token: str, value: Any) -> int:
         """Scale, seed, or leave for other bases."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if value is None:
             raise LoomError(f"The {name} is empty", next="give a number")
-        desk.edit(name.replace("_", " "), **{name: value})
-        return desk.version
+        workspace.edit(name.replace("_", " "), **{name: value})
+        return workspace.version
 
     @told
     def on_extras(self, token: str, name: str | None) -> int:
         """Whose heads and biases are carried."""
-        desk = self.shared.desk(token)
-        desk.edit("extras", extras=name or None)
-        return desk.version
+        workspace = self.shared.workspace(token)
+        workspace.edit("extras", extras=name or None)
+        return workspace.version
 
     def on_wide(self, is_wide: bool) -> list[Any]:
         """Widen or narrow the sliders."""
@@ -198,21 +198,21 @@ class MixerPanel:
     @told
     def on_stop(self, token: str) -> dict[Any, Any]:
         """Stop a merge under way."""
-        self.shared.desk(token).stop()
+        self.shared.workspace(token).stop()
         return {self.status: views.message("Stopped. Any change starts the merge again."), self.stop: _HIDDEN}
 
     @told_while
     def on_version(self, token: str) -> Iterator[dict[Any, Any]]:
         """The recipe changed: merge, telling the progress if it takes long."""
-        desk = self.shared.desk(token)
-        if not desk.recipe.sources:
+        workspace = self.shared.workspace(token)
+        if not workspace.recipe.sources:
             yield self._said(views.message("Add an adapter to merge."), "", "")
             return
-        job = Job(lambda _: desk.compose())
+        job = Job(lambda _: workspace.compose())
         while not job.wait(_PATIENCE):
-            done, total = desk.progress
+            done, total = workspace.progress
             far = f"{done} of {total} modules" if total else "reading the adapters"
-            busy = views.message(f"Merging by {desk.recipe.method}: {far}…", "busy")
+            busy = views.message(f"Merging by {workspace.recipe.method}: {far}…", "busy")
             yield {self.status: busy, self.stop: gr.update(visible=True)}
         try:
             found = job.result().report
@@ -222,30 +222,30 @@ class MixerPanel:
             refused = views.message(str(error), "refused")
             yield self._said(refused, "", refused)
             return
-        yield self._said(views.report(found), views.modules(found.modules), _line(found, _edited(desk)))
+        yield self._said(views.report(found), views.modules(found.modules), _line(found, _edited(workspace)))
 
     def _said(self, report: str, modules: str, status: str) -> dict[Any, Any]:
         return {self.report: report, self.modules: modules, self.status: status, self.stop: _HIDDEN}
 
 
-def _extras_update(desk: Desk) -> Any:
+def _extras_update(workspace: Workspace) -> Any:
     """Which source's heads and biases to carry; not there where no source has any."""
-    carriers = [adapter.name for adapter in desk.adapters if adapter.extras]
+    carriers = [adapter.name for adapter in workspace.adapters if adapter.extras]
     choices = [("drop them", ""), *((f"carry those of {name}", name) for name in carriers)]
-    value = desk.recipe.extras if desk.recipe.extras in carriers else ""
+    value = workspace.recipe.extras if workspace.recipe.extras in carriers else ""
     return gr.update(choices=choices, value=value, visible=bool(carriers))
 
 
-def _weight(desk: Desk, index: int) -> Any:
+def _weight(workspace: Workspace, index: int) -> Any:
     """A source's slider, as the recipe has it."""
-    adapter, source = desk.adapters[index], desk.recipe.sources[index]
+    adapter, source = workspace.adapters[index], workspace.recipe.sources[index]
     is_by_module = bool(source.modules) and source.modules.keys() >= adapter.modules.keys()
-    return weight_update(adapter.name, desk.recipe.weights[index], is_by_module=is_by_module)
+    return weight_update(adapter.name, workspace.recipe.weights[index], is_by_module=is_by_module)
 
 
-def _edited(desk: Desk) -> int:
+def _edited(workspace: Workspace) -> int:
     """How many units are muted or scaled."""
-    return sum(len(module) for source in desk.recipe.sources for module in source.units.scale.values())
+    return sum(len(module) for source in workspace.recipe.sources for module in source.units.scale.values())
 
 
 def _line(found: Report, edited: int) -> str:

@@ -13,7 +13,7 @@ import gradio as gr
 from studio.core.adapter import Adapter
 from studio.core.data import assets
 from studio.core.errors import Cancelled, LoomError, NotAtHand
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.bases import find_base, is_at_hand
 from studio.text.decoding import Decoding
 from studio.text.preview import Preview, open_preview
@@ -86,16 +86,16 @@ class ReadingPanel:
         """Controls that the recipe sets."""
         return [self.prompt, self.tokens, self.temperature, self.text, self.base, self.pick]
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """Prompt and settings as the recipe has them."""
-        view = desk.recipe.view
+        view = workspace.recipe.view
         return {
             self.prompt: view.prompt,
             self.tokens: view.tokens,
             self.temperature: view.temperature,
             self.text: view.text,
-            self.base: desk.recipe.base or "",
-            self.pick: self._picked(desk),
+            self.base: workspace.recipe.base or "",
+            self.pick: self._picked(workspace),
         }
 
     def wire(self) -> None:
@@ -128,39 +128,39 @@ class ReadingPanel:
     @told
     def on_settings(self, token: str, prompt: str, tokens: int, temperature: float, text: str) -> tuple[int, Any]:
         """Prompt or settings changed: write again."""
-        desk = self.shared.desk(token)
-        desk.look(prompt=prompt or "", tokens=int(tokens), temperature=temperature, text=text or "")
-        desk.version += 1
-        return desk.version, self._picked(desk)
+        workspace = self.shared.workspace(token)
+        workspace.look(prompt=prompt or "", tokens=int(tokens), temperature=temperature, text=text or "")
+        workspace.version += 1
+        return workspace.version, self._picked(workspace)
 
     @told
     def on_pick(self, token: str, prompt: str | None) -> Any:
         """A shipped prompt was picked."""
-        desk = self.shared.desk(token)
-        if not prompt or prompt == desk.recipe.view.prompt:
+        workspace = self.shared.workspace(token)
+        if not prompt or prompt == workspace.recipe.view.prompt:
             return {}
-        desk.look(prompt=prompt)
-        desk.version += 1
-        return prompt, desk.version
+        workspace.look(prompt=prompt)
+        workspace.version += 1
+        return prompt, workspace.version
 
-    def _picked(self, desk: Desk) -> Any:
-        """The shipped prompt on the desk, if it is one."""
-        prompt = desk.recipe.view.prompt
+    def _picked(self, workspace: Workspace) -> Any:
+        """The shipped prompt in the workspace, if it is one."""
+        prompt = workspace.recipe.view.prompt
         return gr.update(value=prompt if prompt in self.prompts.values() else None)
 
     @told
     def on_base(self, token: str, base: str) -> int:
         """Another base to preview on, and to name in the export."""
-        desk = self.shared.desk(token)
-        desk.edit("base model", base=(base or "").strip() or None)
-        return desk.version
+        workspace = self.shared.workspace(token)
+        workspace.edit("base model", base=(base or "").strip() or None)
+        return workspace.version
 
     @told_while
     def on_fetch(self, token: str, base: str) -> Iterator[dict[Any, Any]]:
         """Load the base, downloading it if need be."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         self.on_base(token, base or "")
-        name = base_name(desk)
+        name = base_name(workspace)
         job, begun = Job(lambda _: self.shared.rooms.bases.get(name)), time.monotonic()
         while not job.wait(_POLL):
             far = f"Loading {name}; a download takes as long as it is large: {time.monotonic() - begun:.0f} s…"
@@ -170,26 +170,26 @@ class ReadingPanel:
         except LoomError as error:
             yield {self.columns: views.message(str(error), "refused")}
             return
-        desk.version += 1
-        yield {self.shared.version: desk.version}
+        workspace.version += 1
+        yield {self.shared.version: workspace.version}
 
     @told
     def on_stop(self, token: str) -> None:
         """Stop writing; the sliders start it again."""
-        self.shared.desk(token).stop()
+        self.shared.workspace(token).stop()
 
     @told_while
     def on_version(self, token: str) -> Iterator[str]:
         """The recipe or the prompt changed: write anew, until something newer comes."""
-        desk = self.shared.desk(token)
-        version, view = desk.version, desk.recipe.view
-        if not desk.recipe.sources or not view.prompt.strip():
+        workspace = self.shared.workspace(token)
+        version, view = workspace.version, workspace.recipe.view
+        if not workspace.recipe.sources or not view.prompt.strip():
             yield views.message("Type a prompt, or pick one: base, sources and merge write side by side.")
             return
         try:
-            preview = self.open(desk)
-            merge = desk.compose().adapter
-            yield from self.stream(desk, preview, merge, version)
+            preview = self.open(workspace)
+            merge = workspace.compose().adapter
+            yield from self.stream(workspace, preview, merge, version)
         except Cancelled:
             return
         except NotAtHand as error:
@@ -197,23 +197,23 @@ class ReadingPanel:
         except LoomError as error:
             yield views.message(str(error), "refused")
 
-    def open(self, desk: Desk) -> Preview:
-        """The preview of the desk's sources over their base, loaded once for all visitors."""
-        sources = desk.sources()
-        name = base_name(desk)
+    def open(self, workspace: Workspace) -> Preview:
+        """The preview of the workspace's sources over their base, loaded once for all visitors."""
+        sources = workspace.sources()
+        name = base_name(workspace)
         if not is_at_hand(name):
             raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings")
         base = self.shared.rooms.bases.get(name)
-        return desk.kept("preview", (id(sources), id(base)), _Open(base, sources.adapters))
+        return workspace.kept("preview", (id(sources), id(base)), _Open(base, sources.adapters))
 
-    def stream(self, desk: Desk, preview: Preview, merge: Adapter, version: int) -> Iterator[str]:
+    def stream(self, workspace: Workspace, preview: Preview, merge: Adapter, version: int) -> Iterator[str]:
         """The columns as they grow, then the perplexities if a text was given."""
-        view, names = desk.recipe.view, preview.columns(merge)
-        decoding = Decoding(max_tokens=view.tokens, temperature=view.temperature, seed=desk.recipe.seed)
+        view, names = workspace.recipe.view, preview.columns(merge)
+        decoding = Decoding(max_tokens=view.tokens, temperature=view.temperature, seed=workspace.recipe.seed)
         texts: tuple[str, ...] = ("",) * len(names)
-        for texts in preview.generate(view.prompt, merge, decoding, stop=_Newer(desk, version)):
+        for texts in preview.generate(view.prompt, merge, decoding, stop=_Newer(workspace, version)):
             yield views.columns(names, texts, {}, "writing…")
-        if desk.version != version:
+        if workspace.version != version:
             return
         measured, state = _measured(preview, view.text, merge)
         notes = [f"{finding.text}." for finding in preview.findings]
@@ -231,19 +231,19 @@ class _Open:
 
 
 class _Newer:
-    """True once something newer is on the desk."""
+    """True once something newer is in the workspace."""
 
-    def __init__(self, desk: Desk, version: int) -> None:
-        self.desk, self.version = desk, version
+    def __init__(self, workspace: Workspace, version: int) -> None:
+        self.workspace, self.version = workspace, version
 
     def __call__(self) -> bool:
-        return self.desk.version != self.version
+        return self.workspace.version != self.version
 
 
-def base_name(desk: Desk) -> str:
+def base_name(workspace: Workspace) -> str:
     """The base to preview on; a studio that is not local takes none by path, wherever the name came from."""
-    name = desk.recipe.base or find_base(desk.adapters)
-    if not desk.is_local and not _HUB_ID.fullmatch(name):
+    name = workspace.recipe.base or find_base(workspace.adapters)
+    if not workspace.is_local and not _HUB_ID.fullmatch(name):
         raise NotAtHand(f"{name} is a path", "this studio opens no files of its own machine", "give a Hub id")
     return name
 

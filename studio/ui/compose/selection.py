@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from studio.core.errors import LoomError
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.ui.compose.map import picked_ids
 from studio.ui.compose.units import UnitsPanel
 from studio.ui.shell import html as views
@@ -53,7 +53,7 @@ class SelectionPanel:
         """The recipe sets no control of the selection: every edit ends it."""
         return []
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """Nothing."""
         return {}
 
@@ -75,66 +75,66 @@ class SelectionPanel:
     @told
     def on_pick(self, token: str, event: gr.EventData) -> list[Any]:
         """Units were picked on the map."""
-        desk = self.shared.desk(token)
-        rows = drawn(_shown(desk).table.energy)
+        workspace = self.shared.workspace(token)
+        rows = drawn(_shown(workspace).table.energy)
         picked = picked_ids(event, len(rows))
-        desk.selection = tuple(int(rows[i]) for i in picked)
-        return [gr.update(picked=list(picked)), *self.listing(desk)]
+        workspace.selection = tuple(int(rows[i]) for i in picked)
+        return [gr.update(picked=list(picked)), *self.listing(workspace)]
 
     @told
     def on_clear(self, token: str) -> list[Any]:
         """The selection was cleared."""
-        desk = self.shared.desk(token)
-        desk.selection = ()
-        return [gr.update(picked=[]), *self.listing(desk)]
+        workspace = self.shared.workspace(token)
+        workspace.selection = ()
+        return [gr.update(picked=[]), *self.listing(workspace)]
 
     @told
     def on_selection(self, token: str) -> list[Any]:
         """The recipe or the picture changed, which ends the selection: say so."""
-        return self.listing(self.shared.desk(token))
+        return self.listing(self.shared.workspace(token))
 
     @told
     def on_mute(self, token: str) -> list[Any]:
         """Mute what is selected."""
-        desk = self.shared.desk(token)
-        chosen = _chosen(desk)
-        desk.scale_units(chosen, 0.0, f"mute {len(chosen)} units")
-        return self.edited(desk)
+        workspace = self.shared.workspace(token)
+        chosen = _chosen(workspace)
+        workspace.scale_units(chosen, 0.0, f"mute {len(chosen)} units")
+        return self.edited(workspace)
 
     @told
     def on_keep(self, token: str) -> list[Any]:
         """Mute everything on the map that is not selected."""
-        desk = self.shared.desk(token)
-        desk.keep_only(_chosen(desk))
-        return self.edited(desk)
+        workspace = self.shared.workspace(token)
+        workspace.keep_only(_chosen(workspace))
+        return self.edited(workspace)
 
     @told
     def on_rescale(self, token: str, factor: float | None) -> list[Any]:
         """Scale what is selected."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if factor is None:
             raise LoomError("No factor was given", next="write a number beside Scale")
-        chosen = _chosen(desk)
-        desk.scale_units(chosen, float(factor), f"scale {len(chosen)} units")
-        return self.edited(desk)
+        chosen = _chosen(workspace)
+        workspace.scale_units(chosen, float(factor), f"scale {len(chosen)} units")
+        return self.edited(workspace)
 
     @told
     def on_restore(self, token: str) -> list[Any]:
         """Undo every unit edit."""
-        desk = self.shared.desk(token)
-        desk.clear_units()
-        return self.edited(desk)
+        workspace = self.shared.workspace(token)
+        workspace.clear_units()
+        return self.edited(workspace)
 
-    def edited(self, desk: Desk) -> list[Any]:
+    def edited(self, workspace: Workspace) -> list[Any]:
         """After an edit of units: the next version, the map, and an empty selection."""
-        return [desk.version, gr.update(picked=[], **self.units.moving(desk)), *self.listing(desk)]
+        return [workspace.version, gr.update(picked=[], **self.units.moving(workspace)), *self.listing(workspace)]
 
-    def listing(self, desk: Desk) -> list[Any]:
+    def listing(self, workspace: Workspace) -> list[Any]:
         """The selection in words and as a table."""
-        chosen = list(desk.selection)
+        chosen = list(workspace.selection)
         if not chosen:
             return [_HINT, views.message(_NOTHING)]
-        table, factors = _shown(desk).table, desk.factors()
+        table, factors = _shown(workspace).table, workspace.factors()
         energy = table.norm.astype(float) ** 2
         share = energy[chosen].sum() / energy.sum() if energy.any() else 0.0
         rows = [
@@ -150,14 +150,14 @@ class SelectionPanel:
         return [f"<b>{len(chosen):,} units</b>, {share:.1%} of all energy", views.units(rows, len(chosen))]
 
 
-def _shown(desk: Desk) -> Units:
-    units = desk.units_at_hand()
+def _shown(workspace: Workspace) -> Units:
+    units = workspace.units_at_hand()
     if units is None:
         raise LoomError("The map is still being drawn", next="wait until its units are there")
     return units
 
 
-def _chosen(desk: Desk) -> Sequence[int]:
-    if not desk.selection:
+def _chosen(workspace: Workspace) -> Sequence[int]:
+    if not workspace.selection:
         raise LoomError("No units are selected", next="draw a lasso on the map, or click a unit")
-    return desk.selection
+    return workspace.selection

@@ -12,7 +12,7 @@ import numpy as np
 from studio.core.errors import Cancelled
 from studio.core.late import torch
 from studio.recipes.recipe import View
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.ui.compose.layouts import Layouts
 from studio.ui.compose.map import COLOURS, centroid_payload, map_payload, muted_payload, unit_map
 from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, told, told_while
@@ -47,13 +47,13 @@ class UnitsPanel:
         """Controls that the recipe sets."""
         return [self.scope, self.colour, self.form]
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """Scope, colour and form as the recipe's view has them."""
-        view = desk.recipe.view
+        view = workspace.recipe.view
         choices = [
             ("all modules", _ALL),
-            *((f"layer {x}", x) for x in desk.layers()),
-            *((x, x) for x in desk.module_names()),
+            *((f"layer {x}", x) for x in workspace.layers()),
+            *((x, x) for x in workspace.module_names()),
         ]
         scope = view.scope if view.scope in {value for _, value in choices} else _ALL
         return {self.scope: gr.update(choices=choices, value=scope), self.colour: _colour(view), self.form: view.form}
@@ -70,30 +70,30 @@ class UnitsPanel:
     @told
     def on_colour(self, token: str, colour: str) -> Any:
         """Colour by something else; the points stay."""
-        desk = self.shared.desk(token)
-        if colour == _colour(desk.recipe.view):
+        workspace = self.shared.workspace(token)
+        if colour == _colour(workspace.recipe.view):
             return {}
-        desk.look(colour="module" if colour == "type" else colour)
-        return gr.update(colour=colour, **self.moving(desk))
+        workspace.look(colour="module" if colour == "type" else colour)
+        return gr.update(colour=colour, **self.moving(workspace))
 
     @told
     def on_view(self, name: str, token: str, value: str) -> Any:
         """Show another part, or the units in another form."""
-        desk = self.shared.desk(token)
-        if value == getattr(desk.recipe.view, name):
+        workspace = self.shared.workspace(token)
+        if value == getattr(workspace.recipe.view, name):
             return {}
-        desk.look(**{name: value})
-        desk.version += 1
-        return desk.picture()
+        workspace.look(**{name: value})
+        workspace.version += 1
+        return workspace.picture()
 
     @told_while
     def on_picture(self, token: str) -> Iterator[Any]:
         """Lay the units out: by PCA at once, then by UMAP in its place."""
-        desk = self.shared.desk(token)
-        if not desk.recipe.sources:
+        workspace = self.shared.workspace(token)
+        if not workspace.recipe.sources:
             yield gr.update(value=None, centroids=False, muted=False, picked=[], note="")
             return
-        job = Job(desk.units)
+        job = Job(workspace.units)
         while not job.wait(_PATIENCE):
             done, total, _ = job.progress
             yield gr.update(note=f"Reading the units: {done} of {total or '?'} modules…")
@@ -102,49 +102,49 @@ class UnitsPanel:
         except Cancelled:
             return
         if not self.layouts.has(units):
-            yield self.drawing(desk, units, f"PCA. {self.shared.warm.said() or 'UMAP is on its way…'}")
+            yield self.drawing(workspace, units, f"PCA. {self.shared.warm.said() or 'UMAP is on its way…'}")
             job = Job(partial(self.layouts.make, units))
             while not job.wait(_POLL):
-                if desk.units_at_hand() is not units:  # the map shows something else by now
+                if workspace.units_at_hand() is not units:  # the map shows something else by now
                     return
             job.result()
-        if desk.units_at_hand() is units:
-            yield self.drawing(desk, units, _counted(units))
+        if workspace.units_at_hand() is units:
+            yield self.drawing(workspace, units, _counted(units))
 
     @told
     def on_version(self, token: str) -> Any:
         """The recipe changed: centroids and muted units move, the cloud stays."""
-        desk = self.shared.desk(token)
-        return gr.update(picked=[], **self.moving(desk)) if desk.recipe.sources else gr.update()
+        workspace = self.shared.workspace(token)
+        return gr.update(picked=[], **self.moving(workspace)) if workspace.recipe.sources else gr.update()
 
-    def drawing(self, desk: Desk, units: Units, note: str) -> Any:
+    def drawing(self, workspace: Workspace, units: Units, note: str) -> Any:
         """Everything on the map, with the best layout there is."""
         rows = drawn(units.table.energy)
         near = nearest(units.grams, len(units.table))
-        view = desk.recipe.view
+        view = workspace.recipe.view
         frame = f"{id(units)}/{view.form}/{view.scope}"
         points = map_payload(units.table, self.layouts.positions(units), near, rows=rows, frame=frame)
-        return gr.update(value=points, colour=_colour(view), picked=[], note=note, **self.moving(desk))
+        return gr.update(value=points, colour=_colour(view), picked=[], note=note, **self.moving(workspace))
 
-    def moving(self, desk: Desk) -> dict[str, Any]:
+    def moving(self, workspace: Workspace) -> dict[str, Any]:
         """What an edit moves: muted units, and the centroids where the method or the colour asks for clusters."""
-        units = desk.units_at_hand()
+        units = workspace.units_at_hand()
         if units is None or not len(units.table):
             return {}
-        rows, factors = drawn(units.table.energy), desk.factors()
+        rows, factors = drawn(units.table.energy), workspace.factors()
         muted = {"muted": muted_payload((factors == 0)[rows].astype(np.uint8))}
-        if desk.recipe.method != "lego" and desk.recipe.view.colour != "cluster":
+        if workspace.recipe.method != "lego" and workspace.recipe.view.colour != "cluster":
             return {**muted, "centroids": False}
-        labels = clusters_of(desk, units, factors)
+        labels = clusters_of(workspace, units, factors)
         centres = place(_groups(units, labels, rows), self.layouts.positions(units))
         return {**muted, "centroids": centroid_payload(centres, labels[rows])}
 
 
-def clusters_of(desk: Desk, units: Units, factors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def clusters_of(workspace: Workspace, units: Units, factors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The LEGO cluster of every unit on the map, -1 for muted ones, with the recipe's weights, k and restarts."""
-    recipe, table = desk.recipe, units.table
+    recipe, table = workspace.recipe, units.table
     knobs = recipe.chosen.check(recipe.knobs) if recipe.method == "lego" else {}
-    k = int(knobs.get("k", 0)) or max(adapter.rank for adapter in desk.adapters)
+    k = int(knobs.get("k", 0)) or max(adapter.rank for adapter in workspace.adapters)
     names = [spot.name for spot in table.places]
     weights = np.array(
         [[s.weight_for(n, w) for n in names] for s, w in zip(recipe.sources, recipe.weights, strict=True)]

@@ -18,7 +18,7 @@ from studio.learning.fit import Schedule
 from studio.learning.regmean import input_grams, regmean
 from studio.recipes.recipe import Recipe, Source, parse
 from studio.recipes.sources import Sources
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.bases import TextBase
 from studio.text.skills import items
 from studio.ui.compose.learn.job import SLOTS, Result
@@ -29,10 +29,10 @@ TARGET_STEPS = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """What is to be judged, over which adapters and tasks; `learned` is the run behind the desk's recipe, if one is.
+    """What is to be judged, over which adapters and tasks; `learned` is the run behind the recipe, if one is.
 
-    `regmean` adds that merge, from the chosen adapters' own training questions. `desk_recipe` is judged as a row of its
-    own; it may have more sources than `pins`, the adapters chosen.
+    `regmean` adds that merge, from the chosen adapters' own training questions. `current` is the open recipe, judged as
+    a row of its own; it may have more sources than `pins`, the adapters chosen.
     """
 
     sources: Sources
@@ -41,7 +41,7 @@ class Question:
     tasks: tuple[Task, ...]
     own: dict[str, str]
     regmean: bool = False
-    desk_recipe: Recipe | None = None
+    current: Recipe | None = None
     learned: Result | None = None
 
 
@@ -49,7 +49,7 @@ class Question:
 class Judging:
     """A judging under way: `rows` grow, `done` of `total` with what is being done in `said`."""
 
-    desk: Desk
+    workspace: Workspace
     open_base: Callable[[], TextBase]
     question: Question
     rows: list[Row] = field(default_factory=list)
@@ -74,8 +74,8 @@ class Judging:
             entries = [entry_of(recipe) for recipe in asked.recipes]
             if asked.regmean:
                 entries.append(self._regmean(base))
-            if asked.desk_recipe is not None:
-                entries += self._desk_entries(base, asked.desk_recipe)
+            if asked.current is not None:
+                entries += self._workspace_entries(base, asked.current)
             tasks = self._fair(asked.tasks)
             self.total = 1 + len(asked.sources.adapters) + len(entries)
             for row in judge(
@@ -90,10 +90,10 @@ class Judging:
             ):
                 self.rows.append(row)
 
-    def _desk_entries(self, base: TextBase, recipe: Recipe) -> list[Entry]:
-        """The recipe on the desk; one that was learned never without its controls."""
-        whole = self.desk.sources()
-        merged = self.desk.compose().adapter
+    def _workspace_entries(self, base: TextBase, recipe: Recipe) -> list[Entry]:
+        """The recipe in the workspace; one that was learned never without its controls."""
+        whole = self.workspace.sources()
+        merged = self.workspace.compose().adapter
         name = recipe.name or "on the desk"
         found = [Entry(name, "merge", recipe, merged)]
         run = self.question.learned
@@ -115,8 +115,8 @@ class Judging:
         adapters = self.question.sources.adapters
         grams = [input_grams(base, adapter, items(adapter.name, "train", 100, 0)) for adapter in adapters]
         merged = regmean(adapters, grams)
-        number = 1 + sum(1 for _ in self.desk.workspace.glob("regmean-*"))
-        save_adapter(merged, self.desk.workspace / f"regmean-{number}")
+        number = 1 + sum(1 for _ in self.workspace.folder.glob("regmean-*"))
+        save_adapter(merged, self.workspace.folder / f"regmean-{number}")
         recipe = parse({"sources": [{"path": f"upload:regmean-{number}", "name": "regmean", "weight": 1.0}]})
         return Entry("RegMean, own data", "merge", recipe, merged)
 
@@ -136,11 +136,11 @@ class Judging:
         self.done, self.total, self.said = done, total, what
 
 
-def chosen(desk: Desk, names: Sequence[str]) -> tuple[Sources, tuple[Source, ...]]:
-    """The desk's adapters of these names, and their sources without weights of their own: a sweep sets them."""
+def chosen(workspace: Workspace, names: Sequence[str]) -> tuple[Sources, tuple[Source, ...]]:
+    """The workspace's adapters of these names, and their sources without weights of their own: a sweep sets them."""
     found = [
         (entry.adapter, source.model_copy(update={"weight": None, "modules": {}}), entry.sha256)
-        for entry, source in zip(desk.entries, desk.recipe.sources, strict=True)
+        for entry, source in zip(workspace.entries, workspace.recipe.sources, strict=True)
         if entry.adapter.name in names
     ]
     adapters, pins, hashes = zip(*found, strict=True) if found else ((), (), ())

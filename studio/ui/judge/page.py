@@ -1,4 +1,4 @@
-"""The room Scoreboard: merges of the adapters on the desk judged beside the base, each source, and the controls."""
+"""The room Scoreboard: merges of the open adapters, judged with the base, each source, and the controls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from studio.evaluation.scoreboard import Board, read_sweep
 from studio.evaluation.tasks import Task
 from studio.merging import methods
 from studio.recipes.recipe import Recipe
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.ui.compose.learn.job import Result, open_base
 from studio.ui.judge import table as board
 from studio.ui.judge.job import Judging, Question, chosen
@@ -82,7 +82,7 @@ class ScoringPanel:
             elem_id="score-weights",
         )  # fmt: skip
         self.count = gr.Slider(10, 400, 50, step=10, label="Questions of each task", elem_id="score-count")
-        self.desk_too = gr.Checkbox(True, label="The recipe on the desk too", elem_id="desk-too")
+        self.with_current = gr.Checkbox(True, label="The recipe on the desk too", elem_id="desk-too")
         with gr.Accordion("Sweep more: scale, seeds, a knob, own tasks", open=False):
             with gr.Row():
                 self.scales = gr.Textbox("1", label="Scales", min_width=80, elem_id="score-scales")
@@ -100,13 +100,13 @@ class ScoringPanel:
     # Listening -------------------------------------------------------------------------------------------------------
 
     def wire(self, tab: gr.Tab) -> None:
-        """Connect the listeners; the choices follow the desk when `tab` is opened."""
+        """Connect the listeners; the choices follow the workspace when `tab` is opened."""
         token, every = self.shared.token, self.shared.controls()
         shown = [self.state, self.table, self.plot, self.bar, self.open, self.csv, self.json, self.judge, self.halt]
         shown.append(self.filled)
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
         sweep = [self.methods, self.weights, self.scales, self.seeds, self.knob, self.values]
-        given = [token, self.adapters, self.tasks, self.count, self.own, self.desk_too, *sweep]
+        given = [token, self.adapters, self.tasks, self.count, self.own, self.with_current, *sweep]
         tab.select(
             self.on_open,
             [token, self.tasks, self.methods, self.filled],
@@ -123,12 +123,14 @@ class ScoringPanel:
     def on_open(
         self, token: str, tasks: list[str] | None, ids: list[str] | None, is_filled: bool = False
     ) -> Iterator[dict[Any, Any]]:
-        """The tab was opened: adapters and tasks of the desk, and the judging if one goes on."""
-        desk = self.shared.desk(token)
-        names, listed = [adapter.name for adapter in desk.adapters], asked.choices(desk, ("test", "kept"))
-        kept = [task for task in tasks or [] if asked.fits(desk, task)]
-        fitting = asked.fitting(desk)
-        value = kept or ([f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(desk).values()))
+        """The tab was opened: adapters and tasks of the workspace, and the judging if one goes on."""
+        workspace = self.shared.workspace(token)
+        names, listed = [adapter.name for adapter in workspace.adapters], asked.choices(workspace, ("test", "kept"))
+        kept = [task for task in tasks or [] if asked.fits(workspace, task)]
+        fitting = asked.fitting(workspace)
+        value = kept or (
+            [f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(workspace).values())
+        )
         run = self.judgings.get(token)
         first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
         yield {
@@ -152,30 +154,30 @@ class ScoringPanel:
     @told
     def on_upload(self, token: str, file: str | None, tasks: list[str] | None) -> Any:
         """A visitor's own task."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if not file:
             return {}
-        value = asked.receive(desk, file)
+        value = asked.receive(workspace, file)
         chosen_tasks = list(dict.fromkeys([*(tasks or []), value]))
-        return gr.update(choices=asked.choices(desk, ("test", "kept")), value=chosen_tasks)
+        return gr.update(choices=asked.choices(workspace, ("test", "kept")), value=chosen_tasks)
 
     @told_while
     def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a judging and show it."""
         with self.judgings.beginning(token):
-            desk, former = self.shared.desk(token), self.judgings.get(token)
+            workspace, former = self.shared.workspace(token), self.judgings.get(token)
             if former is not None and not former.job.wait(0):
                 raise LoomError("A judging is under way", next="cancel it first")
-            question = _question(desk, self._learned(token, desk), *given)
-            run = Judging(desk, partial(open_base, self.shared.rooms, desk), question)
+            question = _question(workspace, self._learned(token, workspace), *given)
+            run = Judging(workspace, partial(open_base, self.shared.rooms, workspace), question)
             self.judgings.put(token, run)
         yield from self.follow(token, run)
 
-    def _learned(self, token: str, desk: Desk) -> Result | None:
-        """The run whose result is on the desk, if it is one."""
+    def _learned(self, token: str, workspace: Workspace) -> Result | None:
+        """The run whose result is in the workspace, if it is one."""
         run = self.shared.trainings.get(token)
         result = run.result if run is not None else None
-        return result if result is not None and result.recipe.digest() == desk.recipe.digest() else None
+        return result if result is not None and result.recipe.digest() == workspace.recipe.digest() else None
 
     @told
     def on_stop(self, token: str) -> Any:
@@ -187,19 +189,19 @@ class ScoringPanel:
 
     @told
     def on_row(self, token: str, place: int | None) -> dict[Any, Any]:
-        """Put a row's recipe on the desk."""
-        desk, run = self.shared.desk(token), self.judgings.get(token)
+        """Put a row's recipe in the workspace."""
+        workspace, run = self.shared.workspace(token), self.judgings.get(token)
         rows = run.rows if run is not None else []
         if not isinstance(place, int) or not 0 <= place < len(rows):
             return {}
         entry = rows[place].entry
         if entry.recipe is None:
             raise LoomError(f"{entry.name} is no recipe", "it was trained or drawn as a control", "choose another row")
-        if entry.recipe.digest() == desk.recipe.digest():
+        if entry.recipe.digest() == workspace.recipe.digest():
             return {}
-        desk.load(entry.recipe, f"row {entry.name}")
+        workspace.load(entry.recipe, f"row {entry.name}")
         said = views.message(f"{entry.name} is on the desk; Undo brings the former back.", "good")
-        return {**self.shared.refresh(desk), self.state: said}
+        return {**self.shared.refresh(workspace), self.state: said}
 
     def follow(self, token: str, run: Judging) -> Iterator[dict[Any, Any]]:
         """A judging as it goes on, and what came of it."""
@@ -226,13 +228,13 @@ class ScoringPanel:
             run.job.result()
         except LoomError as error:
             return {self.filled: True, self.state: views.message(str(error)), **self.buttons(going=False)}
-        return {self.filled: True, **self.results(self.shared.desk(token), run), **self.buttons(going=False)}
+        return {self.filled: True, **self.results(self.shared.workspace(token), run), **self.buttons(going=False)}
 
-    def results(self, desk: Desk, run: Judging) -> dict[Any, Any]:
+    def results(self, workspace: Workspace, run: Judging) -> dict[Any, Any]:
         """The finished table, the small multiples, and the files."""
         rows = list(run.rows)
         opened = [(f"{row.entry.name} ({row.entry.kind})", i) for i, row in enumerate(rows) if row.entry.recipe]
-        files = _files(desk, run.board) if rows else ("", "")
+        files = _files(workspace, run.board) if rows else ("", "")
         return {
             self.state: _summary(run),
             self.table: board.table(rows),
@@ -249,13 +251,13 @@ class ScoringPanel:
 
 
 def _question(
-    desk: Desk,
+    workspace: Workspace,
     learned: Result | None,
     names: list[str] | None,
     tasks: list[str] | None,
     count: Any,
     own: str | None,
-    desk_too: bool,
+    with_current: bool,
     ids: list[str] | None,
     *sweep: str | None,
 ) -> Question:
@@ -268,12 +270,12 @@ def _question(
         raise LoomError("No task is chosen", next="choose some, or upload a JSONL of prompts and answers")
     if not isinstance(count, (int, float)) or not 1 <= count <= 10_000:
         raise LoomError(f"{count!r} questions cannot be asked", next="choose 10 to 400")
-    sources, pins = chosen(desk, names)
-    found = {task.name: task for task in (asked.task(desk, value, int(count), 1) for value in tasks)}
-    relations = _own(desk, [adapter.name for adapter in sources.adapters], own, int(count), found)
+    sources, pins = chosen(workspace, names)
+    found = {task.name: task for task in (asked.task(workspace, value, int(count), 1) for value in tasks)}
+    relations = _own(workspace, [adapter.name for adapter in sources.adapters], own, int(count), found)
     recipes: Sequence[Recipe] = ()
     with_regmean = REGMEAN in ids
-    if with_regmean and len(asked.embedded(desk)) < len(desk.entries):
+    if with_regmean and len(asked.embedded(workspace)) < len(workspace.entries):
         why = "it needs each adapter's own training questions, and knows those of the embedded skills"
         raise LoomError("RegMean cannot be judged here", why, "take it off the methods, or use it from Python")
     ids = [id for id in ids if id != REGMEAN]
@@ -286,8 +288,8 @@ def _question(
         raise LoomError(
             f"The sweep has {len(recipes)} rows", f"the page judges {MAX_ROWS}", "try fewer values, or `studio score`"
         )
-    desk_recipe = desk.recipe if desk_too or learned else None
-    return Question(sources, pins, tuple(recipes), tuple(found.values()), relations, with_regmean, desk_recipe, learned)
+    current = workspace.recipe if with_current or learned else None
+    return Question(sources, pins, tuple(recipes), tuple(found.values()), relations, with_regmean, current, learned)
 
 
 def _words(given: Any) -> list[str]:
@@ -295,9 +297,9 @@ def _words(given: Any) -> list[str]:
     return [word for word in given if isinstance(word, str)] if isinstance(given, list) else []
 
 
-def _own(desk: Desk, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:
+def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:
     """Each source's own task, added to the tasks: the embedded skills know theirs, the visitor says the others."""
-    said = {name: task for name, task in asked.own_tasks(desk).items() if name in names}
+    said = {name: task for name, task in asked.own_tasks(workspace).items() if name in names}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in names:
@@ -305,7 +307,7 @@ def _own(desk: Desk, names: Sequence[str], text: str, count: int, tasks: dict[st
         said[name] = value
     found = {}
     for name, value in said.items():
-        task = asked.task(desk, value, count, 1)
+        task = asked.task(workspace, value, count, 1)
         tasks.setdefault(task.name, task)
         found[name] = task.name
     return found
@@ -323,14 +325,14 @@ def _summary(run: Judging) -> str:
     text = f"{word}: {len(run.rows)} rows. Every one of them opens as a recipe, except what was trained or drawn."
     if run.question.learned is not None:
         return views.message(f"{text} The learned row was judged on questions it never saw.", "good")
-    if run.question.desk_recipe and any(source.modules for source in run.question.desk_recipe.sources):
+    if run.question.current and any(source.modules for source in run.question.current.sources):
         text += " The desk's weights by module come from elsewhere: learn them here, and their controls come with them."
     return views.message(text, "good")
 
 
-def _files(desk: Desk, found: Board) -> tuple[str, str]:
+def _files(workspace: Workspace, found: Board) -> tuple[str, str]:
     """The rows as files to download."""
-    paths: tuple[Path, Path] = (desk.exports / "scoreboard.csv", desk.exports / "scoreboard.json")
+    paths: tuple[Path, Path] = (workspace.exports / "scoreboard.csv", workspace.exports / "scoreboard.json")
     for path, text in zip(paths, (found.to_csv(), found.to_json()), strict=True):
         write_atomic(path, text.encode())
     return str(paths[0]), str(paths[1])

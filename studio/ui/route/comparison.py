@@ -45,7 +45,7 @@ class BesidePart:
     @told_while
     def on_judge(self, token: str, count: Any) -> Iterator[dict[Any, Any]]:
         """The trained router beside all others, row by row."""
-        self.shared.desk(token)
+        self.shared.workspace(token)
         former = self.comparisons.get(token)
         if former is not None and former.is_going:
             raise LoomError("A comparison is under way", next="stop it first")

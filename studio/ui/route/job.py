@@ -17,7 +17,7 @@ from studio.routing.measures import Measures
 from studio.routing.router import BASE, Router
 from studio.routing.text import Judged, Shape, learn_router, text_world
 from studio.routing.train import Settings, Step, Trained
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.bases import TextBase
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
 from studio.ui.compose.learn.job import SLOTS
@@ -153,34 +153,34 @@ class Ready:
     title: str
 
 
-def opened(router: Router, desk: Desk, title: str) -> Ready:
-    """A router read from a file, over the adapters on the desk; raises `BadRecipe` where it knows others."""
-    return Ready(router, check_fits(router, desk.adapters), title)
+def opened(router: Router, workspace: Workspace, title: str) -> Ready:
+    """A router read from a file, over the adapters in the workspace; raises `BadRecipe` where it knows others."""
+    return Ready(router, check_fits(router, workspace.adapters), title)
 
 
-def choices(desk: Desk) -> list[tuple[str, str]]:
-    """(title, value) of the tasks that the adapters on the desk answer, and a visitor's own files."""
-    own = [choice for choice in asked.choices(desk) if choice[1].startswith(asked.OWN)]
-    return [(SKILLS[name].title, name) for name in fitting(desk)] + own
+def choices(workspace: Workspace) -> list[tuple[str, str]]:
+    """(title, value) of the tasks that the adapters in the workspace answer, and a visitor's own files."""
+    own = [choice for choice in asked.choices(workspace) if choice[1].startswith(asked.OWN)]
+    return [(SKILLS[name].title, name) for name in fitting(workspace)] + own
 
 
-def fitting(desk: Desk) -> list[str]:
-    """The skills and pairs whose adapters are all on the desk."""
-    here = set(asked.embedded(desk))
+def fitting(workspace: Workspace) -> list[str]:
+    """The skills and pairs whose adapters are all in the workspace."""
+    here = set(asked.embedded(workspace))
     return [name for name in (*SINGLES, *COMPOSITIONS) if set(name.split("+")) <= here]
 
 
-def labelled(desk: Desk, tasks: Sequence[str], count: int, seed: int, k: int) -> tuple[Labelled, ...]:
+def labelled(workspace: Workspace, tasks: Sequence[str], count: int, seed: int, k: int) -> tuple[Labelled, ...]:
     """The items of some chosen tasks; raises `LoomError` for none, or a task that is no longer there."""
     skills = [task for task in tasks if not task.startswith(asked.OWN)]
-    unknown = [task for task in skills if task not in fitting(desk)]
+    unknown = [task for task in skills if task not in fitting(workspace)]
     if not tasks or unknown:
         what = f"{unknown[0]} does not fit the desk" if unknown else "No task is chosen"
         raise BadRecipe(what, next="choose some of the list, or upload a JSONL of prompts and answers")
     found = skill_items(skills, "train", count, seed, k=k)
     for task in tasks:
         if task.startswith(asked.OWN):
-            given = asked.task(desk, task, count, seed)
+            given = asked.task(workspace, task, count, seed)
             if given.kind != "exact":
                 raise BadRecipe(f"{given.name} holds texts", "a router learns from questions", "give prompts too")
             found += [Labelled(item, given.name) for item in given.items]

@@ -1,4 +1,4 @@
-"""The room Route: a router over the desk's adapters, trained before the visitor's eyes, that then writes."""
+"""The room Route: a router over the open adapters, trained before the visitor's eyes, that then writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from studio.routing.measures import Measures
 from studio.routing.router import BASE, Granularity, Kind, load_router
 from studio.routing.text import Reads, Shape
 from studio.routing.train import Settings
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.decoding import Decoding
 from studio.text.skills import SKILLS
 from studio.ui.compose.learn.job import open_base
@@ -173,17 +173,19 @@ class RoutingPanel(RunRoom[Routing]):
 
     @told_while
     def on_open(self, token: str, chosen: Any, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
-        """The tab was opened: what the desk's adapters can be asked, and the run if one goes on."""
-        desk = self.shared.desk(token)
-        listed = choices(desk)
+        """The tab was opened: what the open adapters can be asked, and the run if one goes on."""
+        workspace = self.shared.workspace(token)
+        listed = choices(workspace)
         kept = [task for task in _texts(chosen) if task in {value for _, value in listed}]
-        questions = [(f"{SKILLS[name].title}: {_short(SKILLS[name].example.prompt)}", name) for name in fitting(desk)]
+        questions = [
+            (f"{SKILLS[name].title}: {_short(SKILLS[name].example.prompt)}", name) for name in fitting(workspace)
+        ]
         run = self.runs.get(token)
         is_new = run is None and self.ready.get(token) is None
-        example = asked.example(next(iter(kept or fitting(desk)), None))
+        example = asked.example(next(iter(kept or fitting(workspace)), None))
         first = {self.state: views.first_view(*_FIRST, *example)} if is_new else {}
         yield {
-            self.tasks: gr.update(choices=listed, value=kept or fitting(desk)),
+            self.tasks: gr.update(choices=listed, value=kept or fitting(workspace)),
             self.pick: gr.update(choices=questions, value=None),
             **first,
         }
@@ -192,25 +194,25 @@ class RoutingPanel(RunRoom[Routing]):
     @told
     def on_upload(self, token: str, file: str | None, chosen: Any) -> Any:
         """A visitor's own questions and answers."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if not file:
             return {}
-        value = asked.receive(desk, file)
-        return gr.update(choices=choices(desk), value=[*_texts(chosen), value])
+        value = asked.receive(workspace, file)
+        return gr.update(choices=choices(workspace), value=[*_texts(chosen), value])
 
     @told_while
     def on_train(self, token: str, tasks: Any, count: Any, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        yield from self.begin(token, partial(self._ordered, self.shared.desk(token), tasks, count, *given))
+        yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), tasks, count, *given))
 
-    def _ordered(self, desk: Desk, tasks: Any, count: Any, *given: Any) -> Routing:
+    def _ordered(self, workspace: Workspace, tasks: Any, count: Any, *given: Any) -> Routing:
         """The run that the controls spell."""
-        if len(desk.recipe.sources) < 2:
+        if len(workspace.recipe.sources) < 2:
             raise LoomError("There is nothing to choose", "a router needs two adapters", "add some, or open a preset")
         shape, settings = _order(*given)
-        items = labelled(desk, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
-        opening = partial(open_base, self.shared.rooms, desk)
-        return Routing(desk.adapters, opening, Order(items, shape, settings))
+        items = labelled(workspace, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
+        opening = partial(open_base, self.shared.rooms, workspace)
+        return Routing(workspace.adapters, opening, Order(items, shape, settings))
 
     def finished(self, token: str, run: Routing) -> dict[Any, Any]:
         """The router writes from now on, and can be saved."""
@@ -221,7 +223,7 @@ class RoutingPanel(RunRoom[Routing]):
     def keep(self, token: str, run: Routing) -> None:
         """The trained router becomes the one that writes; as a file it can be saved."""
         assert run.trained is not None
-        folder = Path(tempfile.mkdtemp(prefix="router-", dir=self.shared.desk(token).exports))
+        folder = Path(tempfile.mkdtemp(prefix="router-", dir=self.shared.workspace(token).exports))
         run.file = run.trained.router.save(folder / "router.safetensors")
         self.ready.put(token, Ready(run.trained.router, run.adapters, "trained here"))
 
@@ -244,11 +246,11 @@ class RoutingPanel(RunRoom[Routing]):
 
     @told
     def on_router(self, token: str, file: str | None) -> dict[Any, Any]:
-        """A router from a file, over the adapters on the desk."""
-        desk = self.shared.desk(token)
+        """A router from a file, over the adapters in the workspace."""
+        workspace = self.shared.workspace(token)
         if not file:
             return {}
-        found = opened(load_router(Path(file)), desk, Path(file).name)
+        found = opened(load_router(Path(file)), workspace, Path(file).name)
         self.ready.put(token, found)
         router = found.router
         said = (
@@ -266,12 +268,12 @@ class RoutingPanel(RunRoom[Routing]):
     @told_while
     def on_write(self, token: str, prompt: str | None) -> Iterator[Any]:
         """Let the router continue the prompt, and colour each token by who answered it."""
-        desk, ready = self.shared.desk(token), self.ready.get(token)
+        workspace, ready = self.shared.workspace(token), self.ready.get(token)
         if ready is None:
             raise LoomError("There is no router yet", next="train one, or open one from a file")
         if not (prompt or "").strip():
             raise LoomError("The prompt is empty", next="type one, or pick a question")
-        base = open_base(self.shared.rooms, desk)
+        base = open_base(self.shared.rooms, workspace)
         for found in write(base, ready.adapters, ready.router, prompt or "", Decoding(max_tokens=48)):
             yield _coloured(found)
 

@@ -10,7 +10,7 @@ import gradio as gr
 from studio.core.errors import LoomError
 from studio.recipes.presets import load_preset, preset_ids
 from studio.recipes.recipe import read_yaml
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.bases import is_at_hand
 from studio.ui.compose.by_module import ByModulePanel
 from studio.ui.compose.history import HistoryPanel
@@ -72,23 +72,23 @@ class Page:
 
     @told
     def on_load(self, stored: Any) -> dict[Any, Any]:
-        """A visitor came, or came back: their desk as they left it, or a living preset."""
+        """A visitor came, or came back: their workspace as they left it, or a living preset."""
         stored = stored if isinstance(stored, dict) else _STORED
-        token, desk, is_new = self.shared.rooms.enter(stored.get("token"))
+        token, workspace, is_new = self.shared.rooms.enter(stored.get("token"))
         if is_new:
-            _furnish(desk, stored.get("recipe"))
-        desk.version += 1
+            _furnish(workspace, stored.get("recipe"))
+        workspace.version += 1
         return {
             self.shared.token: token,
-            self.stored: {"token": token, "recipe": desk.recipe.to_yaml()},
-            **{tab: gr.update(interactive=True) for tab, _ in self.tabs.values()},  # each needs a desk to look at
-            **self.shared.refresh(desk),
+            self.stored: {"token": token, "recipe": workspace.recipe.to_yaml()},
+            **{tab: gr.update(interactive=True) for tab, _ in self.tabs.values()},  # each needs a workspace to look at
+            **self.shared.refresh(workspace),
         }
 
     @told
     def on_version(self, token: str) -> dict[str, str]:
         """The recipe changed: the browser keeps it, for a reload."""
-        return {"token": token, "recipe": self.shared.desk(token).recipe.to_yaml()}
+        return {"token": token, "recipe": self.shared.workspace(token).recipe.to_yaml()}
 
     def on_tick(self) -> tuple[str, gr.Timer]:
         """Say what is still warming up; when all is there, stop asking."""
@@ -136,12 +136,12 @@ def build(settings: Settings | None = None) -> Page:
     return page
 
 
-def _furnish(desk: Desk, text: Any) -> None:
-    """Put the browser's recipe on a new desk, or the first preset; a recipe that no longer opens gives way."""
+def _furnish(workspace: Workspace, text: Any) -> None:
+    """Put the browser's recipe on a new workspace, or the first preset; a recipe that no longer opens gives way."""
     if isinstance(text, str) and text:
         try:
-            desk.load(read_yaml(text), "as you left it")
-            desk.forget_history()
+            workspace.load(read_yaml(text), "as you left it")
+            workspace.forget_history()
         except LoomError:
             pass
         else:
@@ -149,8 +149,8 @@ def _furnish(desk: Desk, text: Any) -> None:
     for id in preset_ids()[:1]:
         recipe = load_preset(id)
         try:
-            desk.load(recipe, f"preset {recipe.name}")
-            desk.forget_history()
+            workspace.load(recipe, f"preset {recipe.name}")
+            workspace.forget_history()
         except LoomError:
             return
 

@@ -1,4 +1,4 @@
-"""What every panel of the page is made of: the visitor's desk, errors as messages, and long work with progress."""
+"""What every panel of the page is made of: the visitor's workspace, errors as messages, and long work with progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import gradio as gr
 
 from studio.core.errors import LoomError
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.ui.shell.sessions import Rooms, WarmUp
 
 Updates = Mapping[Any, Any]
@@ -81,15 +81,15 @@ class Shared:
     panels: list[Panel] = field(default_factory=list)
     trainings: Latest[Any] = field(default_factory=lambda: Latest())
 
-    def desk(self, token: str) -> Desk:
-        """The visitor's desk."""
-        return self.rooms.desk(token)
+    def workspace(self, token: str) -> Workspace:
+        """The visitor's workspace."""
+        return self.rooms.workspace(token)
 
-    def refresh(self, desk: Desk) -> dict[Any, Any]:
+    def refresh(self, workspace: Workspace) -> dict[Any, Any]:
         """Set every control of the page by the recipe, and have results and map made anew."""
-        updates: dict[Any, Any] = {self.version: desk.version, self.picture: desk.version}
+        updates: dict[Any, Any] = {self.version: workspace.version, self.picture: workspace.version}
         for panel in self.panels:
-            updates.update(panel.controls(desk))
+            updates.update(panel.controls(workspace))
         return updates
 
     def controls(self) -> list[Any]:
@@ -104,8 +104,8 @@ class Panel(Protocol):
     def components(self) -> list[Any]:
         """The components that `controls` sets."""
 
-    def controls(self, desk: Desk) -> dict[Any, Any]:
-        """Their updates, by the recipe on the desk."""
+    def controls(self, workspace: Workspace) -> dict[Any, Any]:
+        """Their updates, by the recipe in the workspace."""
 
     def wire(self) -> None:
         """Connect the listeners, once all panels are built."""
@@ -125,7 +125,7 @@ def told(handler: Handler) -> Handler:
     """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next.
 
     One that returns no updates changes nothing. A dropdown sends its input again when it loses the focus, so handlers
-    of dropdowns do so for what is on the desk already.
+    of dropdowns do so for what is in the workspace already.
     """
 
     @wraps(handler)

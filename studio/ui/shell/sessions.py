@@ -1,4 +1,4 @@
-"""The desks of all visitors, told apart by a secret that only the visitor's browser holds; and what they share."""
+"""The workspaces of all visitors, told apart by a secret that only the visitor's browser holds; and what they share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.core.errors import LoomError
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.store import BaseStore
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
@@ -44,35 +44,35 @@ class Settings:
 
 @dataclass(eq=False)
 class Rooms:
-    """Hands each visitor their own desk; forgets the ones that nobody used for long, files included."""
+    """Hands each visitor their own workspace; forgets the ones that nobody used for long, files included."""
 
     settings: Settings
     bases: BaseStore = field(default_factory=BaseStore)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._desks: OrderedDict[str, tuple[Desk, float]] = OrderedDict()
+        self._workspaces: OrderedDict[str, tuple[Workspace, float]] = OrderedDict()
         self.settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def enter(self, token: str | None) -> tuple[str, Desk, bool]:
-        """The visitor's token, their desk, and whether it is new. A token that is not one of ours gets a fresh one."""
+    def enter(self, token: str | None) -> tuple[str, Workspace, bool]:
+        """The visitor's token, their workspace, whether it is new. A token that is not one of ours gets a fresh one."""
         token = token if isinstance(token, str) and _TOKEN.fullmatch(token) else secrets.token_urlsafe(24)
         with self._lock:
             self._forget()
-            held = self._desks.get(token)
-            desk = held[0] if held else Desk(self._workspace(token), self.settings.is_local)
-            self._desks[token] = (desk, time.monotonic())
-            self._desks.move_to_end(token)
-        return token, desk, held is None
+            held = self._workspaces.get(token)
+            workspace = held[0] if held else Workspace(self._workspace(token), self.settings.is_local)
+            self._workspaces[token] = (workspace, time.monotonic())
+            self._workspaces.move_to_end(token)
+        return token, workspace, held is None
 
-    def desk(self, token: str | None) -> Desk:
-        """The desk of a visitor who has entered; `LoomError` for anybody else."""
+    def workspace(self, token: str | None) -> Workspace:
+        """The workspace of a visitor who has entered; `LoomError` for anybody else."""
         with self._lock:
-            held = self._desks.get(token or "")
+            held = self._workspaces.get(token or "")
             if held is None:
                 raise LoomError("This page has been away too long", "its desk was cleared", "reload the page")
-            self._desks[token or ""] = (held[0], time.monotonic())
-            self._desks.move_to_end(token or "")
+            self._workspaces[token or ""] = (held[0], time.monotonic())
+            self._workspaces.move_to_end(token or "")
             return held[0]
 
     def _workspace(self, token: str) -> Path:
@@ -82,12 +82,12 @@ class Rooms:
 
     def _forget(self) -> None:
         late = time.monotonic() - self.settings.lifetime
-        while self._desks:
-            token, (desk, used) = next(iter(self._desks.items()))
-            if used >= late and len(self._desks) < self.settings.capacity:
+        while self._workspaces:
+            token, (workspace, used) = next(iter(self._workspaces.items()))
+            if used >= late and len(self._workspaces) < self.settings.capacity:
                 break
-            del self._desks[token]
-            shutil.rmtree(desk.workspace, ignore_errors=True)
+            del self._workspaces[token]
+            shutil.rmtree(workspace.folder, ignore_errors=True)
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from studio.core.errors import LoomError
 from studio.evaluation.tasks import Task, named_task, voices
 from studio.recipes.sources import EMBEDDED
 from studio.recipes.uploads import plain
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS, Split
 
 OWN = "own:"  # a choice that starts so is a file of the visitor's
@@ -17,34 +17,34 @@ _FOLDER = "tasks"
 _SPLITS: dict[Split, str] = {"train": "", "test": "", "kept": ", content kept back"}
 
 
-def choices(desk: Desk, splits: tuple[Split, ...] = ("test",)) -> list[tuple[str, str]]:
-    """(title, value) of every task: what fits the desk first, then the rest, a visitor's own files last."""
-    here = embedded(desk)
+def choices(workspace: Workspace, splits: tuple[Split, ...] = ("test",)) -> list[tuple[str, str]]:
+    """(title, value) of every task: what fits the workspace first, then the rest, a visitor's own files last."""
+    here = embedded(workspace)
     names = sorted([*COMPOSITIONS, *SINGLES], key=lambda name: not set(name.split("+")) <= set(here))
     known = [(f"{SKILLS[name].title}{_SPLITS[split]}", f"{name}:{split}") for name in names for split in splits]
     known += [(f"{name.capitalize()}: perplexity of its text", name) for name in voices() if "train" not in splits]
-    return known + [(path.name, f"{OWN}{path.name}") for path in sorted(_folder(desk).glob("*"))]
+    return known + [(path.name, f"{OWN}{path.name}") for path in sorted(_folder(workspace).glob("*"))]
 
 
-def embedded(desk: Desk) -> list[str]:
-    """The adapters on the desk that are the studio's own skills."""
+def embedded(workspace: Workspace) -> list[str]:
+    """The adapters in the workspace that are the studio's own skills."""
     return [
         entry.adapter.name
-        for entry in desk.entries
+        for entry in workspace.entries
         if str(entry.source.path).startswith(EMBEDDED) and entry.adapter.name in SINGLES
     ]
 
 
-def own_tasks(desk: Desk) -> dict[str, str]:
-    """The task that each embedded adapter on the desk was trained for, on data that it never saw."""
-    shipped = [entry.adapter.name for entry in desk.entries if str(entry.source.path).startswith(EMBEDDED)]
+def own_tasks(workspace: Workspace) -> dict[str, str]:
+    """The task that each embedded adapter in the workspace was trained for, on data that it never saw."""
+    shipped = [entry.adapter.name for entry in workspace.entries if str(entry.source.path).startswith(EMBEDDED)]
     spoken = {name: name for name in shipped if name in voices()}
-    return {name: f"{name}:test" for name in embedded(desk)} | spoken
+    return {name: f"{name}:test" for name in embedded(workspace)} | spoken
 
 
-def fitting(desk: Desk) -> str | None:
-    """The composition that the adapters on the desk are made for, or else their first skill."""
-    here = embedded(desk)
+def fitting(workspace: Workspace) -> str | None:
+    """The composition that the adapters in the workspace are made for, or else their first skill."""
+    here = embedded(workspace)
     pairs = [name for name in COMPOSITIONS if set(name.split("+")) <= set(here)]
     return next(iter([*pairs, *here]), None)
 
@@ -57,36 +57,36 @@ def example(name: str | None) -> tuple[str, str]:
     return item.prompt, item.answer
 
 
-def fits(desk: Desk, value: str | None) -> bool:
-    """Whether a choice still makes sense: a file that is there, or a skill whose adapters are on the desk."""
+def fits(workspace: Workspace, value: str | None) -> bool:
+    """Whether a choice still makes sense: a file that is there, or a skill whose adapters are in the workspace."""
     if not value:
         return False
     if value.startswith(OWN):
-        return (_folder(desk) / value.removeprefix(OWN)).is_file()
-    return set(value.partition(":")[0].split("+")) <= set(own_tasks(desk))
+        return (_folder(workspace) / value.removeprefix(OWN)).is_file()
+    return set(value.partition(":")[0].split("+")) <= set(own_tasks(workspace))
 
 
-def receive(desk: Desk, file: str) -> str:
+def receive(workspace: Workspace, file: str) -> str:
     """Keep a visitor's file of items, once it has been read without fault; the choice that stands for it."""
     source = Path(file)
     named_task(str(source))  # refuses, with the line
-    kept = _folder(desk) / f"{plain(source.stem)}{source.suffix}"
+    kept = _folder(workspace) / f"{plain(source.stem)}{source.suffix}"
     kept.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, kept)
     return f"{OWN}{kept.name}"
 
 
-def task(desk: Desk, value: str, n: int, seed: int) -> Task:
+def task(workspace: Workspace, value: str, n: int, seed: int) -> Task:
     """The task of a choice; raises `LoomError` for what is not there (any more)."""
     if not value.startswith(OWN):
         if value.partition(":")[0] not in {*SKILLS, *voices()}:
             raise LoomError(f"There is no task {value!r}", next="choose one of the list")
         return named_task(value, n, seed)
     name = value.removeprefix(OWN)
-    if name not in {path.name for path in _folder(desk).glob("*")}:
+    if name not in {path.name for path in _folder(workspace).glob("*")}:
         raise LoomError(f"{name} is no longer here", next="upload it again")
-    return named_task(str(_folder(desk) / name), n, seed)
+    return named_task(str(_folder(workspace) / name), n, seed)
 
 
-def _folder(desk: Desk) -> Path:
-    return desk.workspace / _FOLDER
+def _folder(workspace: Workspace) -> Path:
+    return workspace.folder / _FOLDER

@@ -14,7 +14,7 @@ from studio.learning.learners import WAYS, Learned, Order, coefficients, heard, 
 from studio.learning.soups import Coefficients, Step
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.bases import TextBase, is_at_hand
 from studio.ui.compose.preview import base_name
 from studio.ui.shell.panel import Job
@@ -40,7 +40,7 @@ class Result:
 class Training:
     """A run. `losses`, `valid` and `coefficients` grow while it goes on; `said` is what it is doing, in words."""
 
-    desk: Desk
+    workspace: Workspace
     open_base: OpenBase
     examples: Examples
     order: Order
@@ -56,7 +56,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()
-        self.recipe, self.pool = self.desk.recipe, self.desk.sources()
+        self.recipe, self.pool = self.workspace.recipe, self.workspace.sources()
         self.job = Job(self._work)
 
     @property
@@ -82,7 +82,7 @@ class Training:
             raise LoomError("There is nothing to go on with", "the run is at its end", "learn anew")
         soup = self.result.learned.soup
         return Training(
-            self.desk,
+            self.workspace,
             self.open_base,
             self.examples,
             self.order,
@@ -127,15 +127,15 @@ class Training:
         self.steps = max(self.steps, soup.state.step)
 
     def _written(self, found: Learned) -> Result:
-        """Put the coefficients on the desk: one step of its history. On other adapters, keep them as a version."""
+        """Put the coefficients in the workspace: one step of its history. On other adapters, keep them as a version."""
         recipe, pool = self._joined(found)
         title = WAYS[self.order.way].partition(":")[0]
         note = f"Coefficients by {title}, learned from {len(self.examples.all)} examples."
         learned = found.into(recipe).changed(name=f"learned: {self.order.way}", note=note)
-        if _places(self.desk.recipe) == _places(self.recipe):
-            self.desk.load(learned, f"learned by {title}")
+        if _places(self.workspace.recipe) == _places(self.recipe):
+            self.workspace.load(learned, f"learned by {title}")
         else:
-            self.desk.snapshots[f"learned by {title}"] = learned
+            self.workspace.snapshots[f"learned by {title}"] = learned
         return Result(learned, pool, self.examples, self.order, found)
 
     def _joined(self, found: Learned) -> tuple[Recipe, Sources]:
@@ -143,8 +143,8 @@ class Training:
         if -1 not in found.places:
             return self.recipe, self.pool
         target = found.adapters[0]
-        number = 1 + sum(1 for _ in self.desk.workspace.glob("target-*"))
-        save_adapter(target, self.desk.workspace / f"target-{number}")
+        number = 1 + sum(1 for _ in self.workspace.folder.glob("target-*"))
+        save_adapter(target, self.workspace.folder / f"target-{number}")
         added = {"path": f"upload:target-{number}", "name": f"target {number}"}
         sources = [*self.recipe.model_dump()["sources"], added]
         adapters = (*self.pool.adapters, replace(target, name=f"target {number}"))
@@ -156,9 +156,9 @@ def _places(recipe: Recipe) -> list[tuple[Any, ...]]:
     return [(source.path, source.hub, source.revision) for source in recipe.sources]
 
 
-def open_base(rooms: Rooms, desk: Desk) -> TextBase:
-    """The base under the desk's adapters, loaded once for all visitors; raises `NotAtHand` for one that is not here."""
-    name = base_name(desk)
+def open_base(rooms: Rooms, workspace: Workspace) -> TextBase:
+    """The base under the open adapters, loaded once for all visitors; raises `NotAtHand` for one that is not here."""
+    name = base_name(workspace)
     if not is_at_hand(name):
         raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings, in Compose")
     return rooms.bases.get(name)

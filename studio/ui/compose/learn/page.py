@@ -1,4 +1,4 @@
-"""The room Learn: coefficients for the adapters on the desk, learned before the visitor's eyes and put on the desk."""
+"""Learned weights: coefficients for the open adapters, learned while the visitor watches, and put into the recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from studio.learning.fit import Schedule
 from studio.learning.learners import WAYS, Order
 from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.ui.compose.learn import curves
 from studio.ui.compose.learn.job import Training, open_base
 from studio.ui.shell import html as views
@@ -139,10 +139,10 @@ class LearningPanel(RunRoom[Training]):
     @told_while
     def on_open(self, token: str, chosen: str | None, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: what there is to learn from, and the run if one goes on."""
-        desk = self.shared.desk(token)
-        listed = asked.choices(desk, ("train",))
-        fitting = asked.fitting(desk)
-        value = chosen if asked.fits(desk, chosen) else f"{fitting}:train" if fitting else None
+        workspace = self.shared.workspace(token)
+        listed = asked.choices(workspace, ("train",))
+        fitting = asked.fitting(workspace)
+        value = chosen if asked.fits(workspace, chosen) else f"{fitting}:train" if fitting else None
         run = self.runs.get(token)
         first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
         yield {self.examples: gr.update(choices=listed, value=value), **first}
@@ -164,33 +164,35 @@ class LearningPanel(RunRoom[Training]):
     @told
     def on_upload(self, token: str, file: str | None) -> Any:
         """A visitor's own questions and answers."""
-        desk = self.shared.desk(token)
+        workspace = self.shared.workspace(token)
         if not file:
             return {}
-        value = asked.receive(desk, file)
-        return gr.update(choices=asked.choices(desk, ("train",)), value=value)
+        value = asked.receive(workspace, file)
+        return gr.update(choices=asked.choices(workspace, ("train",)), value=value)
 
     @told_while
     def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        yield from self.begin(token, partial(self._ordered, self.shared.desk(token), *given))
+        yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), *given))
 
-    def _ordered(self, desk: Desk, *given: Any) -> Training:
+    def _ordered(self, workspace: Workspace, *given: Any) -> Training:
         """The run that the controls spell."""
-        if not desk.recipe.sources:
+        if not workspace.recipe.sources:
             raise LoomError("There is nothing to learn", "no adapter is on the desk", "add one, or start from a preset")
         way, examples, count, *knobs = given
         order = _order(way, *knobs)
         if not isinstance(examples, str) or not examples:
             raise LoomError("No examples are chosen", next="choose some, or upload a JSONL of prompts and answers")
-        if order.way == "recycle" and order.target and len(desk.recipe.sources) >= 16:
+        if order.way == "recycle" and order.target and len(workspace.recipe.sources) >= 16:
             raise LoomError(
                 "The desk is full", "a target LoRA would be the 17th", "remove an adapter, or do without it"
             )
-        items = asked.task(desk, examples, whole("The number of examples", count, 1, 10_000), order.seed)
+        items = asked.task(workspace, examples, whole("The number of examples", count, 1, 10_000), order.seed)
         if items.kind != "exact":
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
-        return Training(desk, partial(open_base, self.shared.rooms, desk), split(items.items, seed=order.seed), order)
+        return Training(
+            workspace, partial(open_base, self.shared.rooms, workspace), split(items.items, seed=order.seed), order
+        )
 
     def picture(self, run: Training) -> dict[Any, Any]:
         """What a run looks like now."""
@@ -203,16 +205,16 @@ class LearningPanel(RunRoom[Training]):
         }
 
     def finished(self, token: str, run: Training) -> dict[Any, Any]:
-        """What was learned is on the desk: say what it means, and set every control by it."""
-        desk = self.shared.desk(token)
-        return {**self.shared.refresh(desk), **self.left(token, run)}
+        """What was learned is in the workspace: say what it means, and set every control by it."""
+        workspace = self.shared.workspace(token)
+        return {**self.shared.refresh(workspace), **self.left(token, run)}
 
     def left(self, token: str, run: Training) -> dict[Any, Any]:
         """What was learned, in words."""
-        return {self.state: _told(run, self.shared.desk(token))}
+        return {self.state: _told(run, self.shared.workspace(token))}
 
 
-def _told(run: Training, desk: Desk) -> str:
+def _told(run: Training, workspace: Workspace) -> str:
     """What a finished run means, in two sentences."""
     result = run.result
     if result is None:
@@ -223,7 +225,7 @@ def _told(run: Training, desk: Desk) -> str:
     loss = f"{word} after {state.step} steps: validation loss {first:.3f} → {state.lowest:.3f} nats an answer token."
     if run.order.way in ("lorahub", "adamerge"):
         loss = f"{word} after {state.step} steps: lowest objective {state.lowest:.3f}."
-    if desk.recipe.name == result.recipe.name:
+    if workspace.recipe.name == result.recipe.name:
         where = "It is on the desk as weights by module: preview and export follow, Undo brings the former back."
     else:
         where = "The desk holds other adapters by now: it waits among the named versions."

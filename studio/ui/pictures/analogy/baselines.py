@@ -1,4 +1,4 @@
-"""This analogy beside plain LoRAs: none, one fixed mix for every edit, this one cut to a small rank, the desk's."""
+"""This analogy beside plain LoRAs: none, one fixed mix for every edit, this one cut to a small rank, or an open one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ plain LoRA of the same rank that the pictures do not ask anew. Then this analogy
 LoRAs of this model that are open in Compose are drawn after them. One LoRA *trained* for every edit, as long as the
 basis, is 2.2 dB behind it on edits seen in training; its 7 MB are not shipped, docs/evidence-vision.md tells how to
 make it and compare."""
-_MOST = 4  # of the desk's
+_MOST = 4  # of the workspace's
 
 
 class BesidePanel:
@@ -57,7 +57,7 @@ class BesidePanel:
         sitting = self.room.full(token)
         if sitting.model:
             raise LoomError("Only the embedded model draws these", next="go back to it to compare")
-        model, entries = self.room.models.embedded(), self.room.shared.desk(token).entries
+        model, entries = self.room.models.embedded(), self.room.shared.workspace(token).entries
         opened = [entry.adapter for entry in entries if entry.adapter.modules and not model.misfit(entry.adapter)]
         columns = Columns(self.room, sitting, min(max(int(rank), 1), _MAX_RANK), tuple(opened[:_MOST]))
         found: list[tuple[Picture, str]] = []
@@ -112,7 +112,7 @@ class Columns:
         )
 
     def one(self, adapter: Adapter, on_step: OnStep | None = None) -> Picture:
-        """An adapter of the desk, as it is."""
+        """An adapter of the workspace, as it is."""
         return self._drawn([(adapter, 1.0)])
 
     def _drawn(self, loras: list[tuple[Adapter, float]]) -> Picture:

@@ -17,7 +17,7 @@ from studio.formats import WRITERS
 from studio.recipes.recipe import Recipe, Source
 from studio.recipes.sources import UPLOAD
 from studio.recipes.uploads import receive
-from studio.session.workspace import MAX_SOURCES, Desk
+from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.shell import html as views
 from studio.ui.shell.panel import PRIVATE, Job, told, told_while
@@ -28,7 +28,7 @@ _MAX_RANK = 256
 
 
 class KeepPanel:
-    """Save, add to the desk, open the basis."""
+    """Save, add to the workspace, open the basis."""
 
     def __init__(self, room: Room) -> None:
         self.room = room
@@ -68,11 +68,11 @@ class KeepPanel:
     @told_while
     def on_save(self, token: str, rank: float, format: str) -> Iterator[dict[Any, Any]]:
         """Write the mix as an ordinary LoRA with its recipe, read it back, offer it."""
-        desk, opened, recipe = self._recipe(token, rank)
+        workspace, opened, recipe = self._recipe(token, rank)
         if format not in _FORMATS:
             raise LoomError(f"There is no format {format!r}", next="choose one of the list")
         yield {self.saved: views.message("Writing and reading back…", "busy"), self.download: gr.update(visible=False)}
-        job = Job(partial(_written, desk, opened, recipe, format))
+        job = Job(partial(_written, workspace, opened, recipe, format))
         while not job.wait(0.5):
             done, total, _ = job.progress
             said = f"Composing and writing… {done} of {total or '?'} modules"
@@ -88,29 +88,29 @@ class KeepPanel:
 
     @told
     def on_add(self, token: str, rank: float) -> dict[Any, Any]:
-        """Put the analogy on the desk of Compose, as one adapter."""
-        desk, opened, recipe = self._recipe(token, rank)
-        path, _ = _written(desk, opened, recipe, "peft", None)
-        ((name, folder),) = receive([path], desk.workspace)
+        """Put the analogy in the workspace of Compose, as one adapter."""
+        workspace, opened, recipe = self._recipe(token, rank)
+        path, _ = _written(workspace, opened, recipe, "peft", None)
+        ((name, folder),) = receive([path], workspace.folder)
         if isinstance(folder, LoomError):
             raise folder
-        desk.add(Source(path=f"{UPLOAD}{folder.name}", name=recipe.name))
-        return {**self.room.shared.refresh(desk), self.opened: views.message(f"{name} is in Compose now.", "good")}
+        workspace.add(Source(path=f"{UPLOAD}{folder.name}", name=recipe.name))
+        return {**self.room.shared.refresh(workspace), self.opened: views.message(f"{name} is in Compose now.", "good")}
 
     @told
     def on_open(self, token: str, count: float) -> dict[Any, Any]:
-        """Put the strongest adapters of the basis on the desk of Compose."""
-        desk, sitting = self.room.shared.desk(token), self.room.full(token)
+        """Put the strongest adapters of the basis in the workspace of Compose."""
+        workspace, sitting = self.room.shared.workspace(token), self.room.full(token)
         opened, mix = self.room.opened(sitting).basis, self.room.mixed(sitting)
         chosen = strongest(mix, min(max(int(count), 1), MAX_SOURCES))
         recipe = recipe_at_large(opened, mix, sitting.strength, chosen)
-        desk.load(recipe, f"{len(chosen)} adapters of the basis")
+        workspace.load(recipe, f"{len(chosen)} adapters of the basis")
         said = f"{len(chosen)} adapters are in Compose now; Undo there brings back what was."
-        return {**self.room.shared.refresh(desk), self.opened: views.message(said, "good")}
+        return {**self.room.shared.refresh(workspace), self.opened: views.message(said, "good")}
 
-    def _recipe(self, token: str, rank: float) -> tuple[Desk, OpenBasis, Recipe]:
-        """The visitor's desk, the basis, and the recipe of the analogy on the table."""
-        desk, sitting = self.room.shared.desk(token), self.room.full(token)
+    def _recipe(self, token: str, rank: float) -> tuple[Workspace, OpenBasis, Recipe]:
+        """The visitor's workspace, the basis, and the recipe of the analogy on the table."""
+        workspace, sitting = self.room.shared.workspace(token), self.room.full(token)
         opened = self.room.opened(sitting)
         words = " then ".join(sitting.task) or "own pictures"
         recipe = recipe_of(
@@ -121,10 +121,12 @@ class KeepPanel:
             name=f"analogy {words}".replace("_", " "),
             note=f"One visual analogy ({words}), by the {opened.title}. Steps {sitting.steps}, seed {sitting.seed}.",
         )
-        return desk, opened.basis, recipe
+        return workspace, opened.basis, recipe
 
 
-def _written(desk: Desk, opened: OpenBasis, recipe: Recipe, format: str, on_step: Any) -> tuple[Path, Composition]:
+def _written(
+    workspace: Workspace, opened: OpenBasis, recipe: Recipe, format: str, on_step: Any
+) -> tuple[Path, Composition]:
     composition = kept(opened, recipe, on_step=on_step)
-    folder = Path(tempfile.mkdtemp(prefix="analogy-", dir=desk.exports))
+    folder = Path(tempfile.mkdtemp(prefix="analogy-", dir=workspace.exports))
     return export(composition, recipe, folder / f"{recipe.name}.zip", format=format), composition

@@ -143,7 +143,7 @@ class OtherPanel:
 
     def _local(self, token: str) -> None:
         """Refuse where the studio is not local: it opens no paths of its machine and downloads nothing of this size."""
-        if not self.room.shared.desk(token).is_local:
+        if not self.room.shared.workspace(token).is_local:
             raise LoomError("This studio opens no other models", "it is shared", "run the studio on your own machine")
 
 

@@ -34,7 +34,7 @@ class Room:
 
     def sitting(self, token: str) -> Sitting:
         """The visitor's sitting; raises `LoomError` for who has not entered."""
-        self.shared.desk(token)
+        self.shared.workspace(token)
         return self.sittings.get(token)
 
     def full(self, token: str) -> Sitting:
@@ -46,7 +46,7 @@ class Room:
 
     def change(self, token: str, **fields: Any) -> int:
         """Replace fields of the sitting; the new version."""
-        self.shared.desk(token)
+        self.shared.workspace(token)
         return self.sittings.change(token, **fields).version
 
     def look(self, token: str, pictures: Sequence[Picture | None], truth: Picture | None) -> int:

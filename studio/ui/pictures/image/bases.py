@@ -14,7 +14,7 @@ from studio.formats.containers.lorweb_file import find_lorweb
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import UPLOAD
 from studio.recipes.uploads import receive
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.vision.export import OpenBasis, kept, recipe_of
 from studio.vision.pictures import to_picture
 from studio.vision.pipeline import EMBEDDED, AnalogyModel, Seen, catalogue, load_embedded
@@ -78,7 +78,7 @@ class Bases:
         return EmbeddedImages(self.model(), self.model().look(*map(to_picture, (found.a, after, found.b))))
 
 
-def brought(bases: Bases, desk: Desk, on_step: Any) -> Recipe:
+def brought(bases: Bases, workspace: Workspace, on_step: Any) -> Recipe:
     """A recipe of two analogies, each kept as a LoRA in the visitor's workspace."""
     opened = OpenBasis(bases.model().basis, find_lorweb(EMBEDDED / "lorweb"))
     sources = []
@@ -86,8 +86,8 @@ def brought(bases: Bases, desk: Desk, on_step: Any) -> Recipe:
         found = ready((name,), 1)
         mix = opened.basis.coefficients(bases.model().look(*map(to_picture, (found.a, found.a2, found.b))).query)
         recipe = recipe_of(opened, mix, rank=_RANK, name=name)
-        path = export(kept(opened, recipe), recipe, desk.exports / f"{name}.zip")
-        ((_, folder),) = receive([path], desk.workspace)
+        path = export(kept(opened, recipe), recipe, workspace.exports / f"{name}.zip")
+        ((_, folder),) = receive([path], workspace.folder)
         if isinstance(folder, LoomError):
             raise folder
         sources.append({"path": f"{UPLOAD}{folder.name}", "name": name, "weight": _WEIGHT})

@@ -1,4 +1,4 @@
-"""The Image room: what the adapters on the desk do to a picture, side by side from one noise, or over two weights.
+"""The Image room: what the adapters in the workspace do to a picture, side by side from one noise, or over two weights.
 
 The base is any text-to-image pipeline in diffusers' layout. Adapters of the embedded analogy model are drawn by it, on
 a picture of its world, so that the room is alive without a download.
@@ -19,7 +19,7 @@ from PIL import Image
 
 from studio.core.adapter import Adapter
 from studio.core.errors import Cancelled, LoomError
-from studio.session.workspace import Desk
+from studio.session.workspace import Workspace
 from studio.text.folders import EMBEDDED as TEXT
 from studio.ui.pictures.image.bases import Bases, Draws, brought
 from studio.ui.shell import html as views
@@ -124,12 +124,12 @@ class ImagePanel:
         )
 
     def wire(self, tab: gr.Tab) -> None:
-        """Connect the listeners; the room follows the desk."""
+        """Connect the listeners; the room follows the workspace."""
         token = self.shared.token
         fitted = [self.edit, self.is_ours, self.prompt, self.guidance, self.size, self.steps, self.accept]
         given = [token, self.base, self.is_ours]
         for trigger in (tab.select, self.shared.version.change):
-            trigger(self.on_desk, given, [self.note, self.first, self.second, *fitted], **_TOLD)
+            trigger(self.on_workspace, given, [self.note, self.first, self.second, *fitted], **_TOLD)
         for trigger in (self.base.blur, self.base.submit):
             trigger(self.on_base, given, fitted, **_TOLD)
         self.bring.click(self.on_bring, [token], [self.note, *self.shared.controls()], **_TOLD)
@@ -140,11 +140,11 @@ class ImagePanel:
         self.halt.click(self.on_halt, [token], [self.halt], **_TOLD)
 
     @told
-    def on_desk(self, token: str, base: str | None = None, was_ours: bool | None = None) -> dict[Any, Any]:
-        """The desk changed: name its adapters, and show the controls that their base listens to."""
+    def on_workspace(self, token: str, base: str | None = None, was_ours: bool | None = None) -> dict[Any, Any]:
+        """The workspace changed: name its adapters, and show the controls that their base listens to."""
         if not token:
             return {}
-        adapters = self.shared.desk(token).adapters
+        adapters = self.shared.workspace(token).adapters
         names = [adapter.name for adapter in adapters]
         updates = {self.note: views.message(_said(adapters), "line"), **self._fitted(token, base, was_ours)}
         for menu, name in zip((self.first, self.second), _two(names), strict=True):
@@ -158,10 +158,10 @@ class ImagePanel:
 
     def _fitted(self, token: str, base: str | None, was_ours: bool | None) -> dict[Any, Any]:
         """The controls that the base listens to; the steps are reset for a base of the other kind alone."""
-        desk = self.shared.desk(token)
-        named = _base_of(desk.adapters, base)
+        workspace = self.shared.workspace(token)
+        named = _base_of(workspace.adapters, base)
         is_ours = named == BASE
-        terms = terms_of(named) if named and not is_ours and desk.is_local else None
+        terms = terms_of(named) if named and not is_ours and workspace.is_local else None
         edits = [_NO_EDIT, *((name.replace("_", " "), name) for name in catalogue())]
         updates: dict[Any, Any] = {
             self.is_ours: is_ours,
@@ -176,27 +176,27 @@ class ImagePanel:
 
     @told_while
     def on_bring(self, token: str) -> Iterator[dict[Any, Any]]:
-        """Two analogies kept as LoRAs on the desk, so that there is something to draw."""
-        desk = self.shared.desk(token)
+        """Two analogies kept as LoRAs in the workspace, so that there is something to draw."""
+        workspace = self.shared.workspace(token)
         yield {self.note: views.message("Making two LoRAs of two analogies…", "busy")}
-        job = Job(partial(brought, self.bases, desk))
+        job = Job(partial(brought, self.bases, workspace))
         while not job.wait(_PATIENCE):
             pass
-        desk.load(job.result(), "two analogies as LoRAs")
-        yield self.shared.refresh(desk)
+        workspace.load(job.result(), "two analogies as LoRAs")
+        yield self.shared.refresh(workspace)
 
     @told_while
     def on_draw(self, token: str, *told: Any) -> Iterator[dict[Any, Any]]:
         """Base, every source alone, and the merge."""
-        desk = self._desk(token)
-        variants = columns([(adapter, 1.0) for adapter in desk.adapters], desk.compose().adapter)
+        workspace = self._workspace(token)
+        variants = columns([(adapter, 1.0) for adapter in workspace.adapters], workspace.compose().adapter)
         yield from self._stream(token, Asked(*told), variants, self.row, columns=min(_ACROSS, len(variants)))
 
     @told_while
     def on_grid(self, token: str, *told: Any) -> Iterator[dict[Any, Any]]:
         """Pictures over the weights of two adapters."""
         *asked, first, second, low, high, count = told
-        by_name = {adapter.name: adapter for adapter in self._desk(token).adapters}
+        by_name = {adapter.name: adapter for adapter in self._workspace(token).adapters}
         if first not in by_name or second not in by_name or first == second:
             raise LoomError("A grid needs two adapters", next="choose two different ones of the desk")
         if low is None or high is None or not max(abs(low), abs(high)) <= 100:
@@ -217,11 +217,11 @@ class ImagePanel:
     def _stream(
         self, token: str, asked: Asked, variants: Sequence[Variant], into: gr.Gallery, **shape: Any
     ) -> Iterator[dict[Any, Any]]:
-        """One picture after another into a gallery of this shape, until it is stopped or the desk moves on."""
-        desk = self._desk(token)
-        is_ours, opening = self._opening(desk, asked)
+        """One picture after another into a gallery of this shape, until it is stopped or the workspace moves on."""
+        workspace = self._workspace(token)
+        is_ours, opening = self._opening(workspace, asked)
         wish = asked.wish(is_ours)
-        stop = self._begin(token, desk)
+        stop = self._begin(token, workspace)
         found: list[tuple[Image.Image, str]] = []
         yield {self.note: views.message("Opening the base…", "busy"), self.halt: gr.update(interactive=True)}
         try:
@@ -240,13 +240,13 @@ class ImagePanel:
         else:
             yield self._ended(token, stop, f"{len(found)} pictures from the same noise.", "good")
 
-    def _begin(self, token: str, desk: Desk) -> Moved:
+    def _begin(self, token: str, workspace: Workspace) -> Moved:
         """The visitor's drawing from now on; the former one ends."""
         former, event = self.going.get(token), threading.Event()
         if former is not None:
             former.set()
         self.going.put(token, event)
-        return Moved(event, desk, desk.version)
+        return Moved(event, workspace, workspace.version)
 
     def _ended(self, token: str, stop: Moved, text: str, level: str = "line") -> dict[Any, Any]:
         """What is said at the end, unless something newer is being drawn."""
@@ -267,9 +267,9 @@ class ImagePanel:
             yield {self.note: views.message(told, "busy")}
         return job.result()
 
-    def _opening(self, desk: Desk, asked: Asked) -> tuple[bool, Any]:
+    def _opening(self, workspace: Workspace, asked: Asked) -> tuple[bool, Any]:
         """Whether the embedded model draws, and the work of opening the base."""
-        named = _base_of(desk.adapters, asked.base)
+        named = _base_of(workspace.adapters, asked.base)
         if named == BASE:
             return True, partial(self.bases.embedded, asked.edit if asked.edit in catalogue() else "", 0)
         if named == TEXT:
@@ -280,31 +280,31 @@ class ImagePanel:
             raise LoomError(
                 "The adapters do not name their base", next="give a folder of diffusers' layout, or a Hub id"
             )
-        if not desk.is_local:
+        if not workspace.is_local:
             raise LoomError("This studio opens no image bases", "it is shared", "run the studio on your own machine")
         terms = terms_of(named)
         if terms.is_restricted and not asked.accept:
             raise LoomError("This base has terms of its own", str(terms), "read them, then tick the box")
         return False, partial(self.bases.get, named)
 
-    def _desk(self, token: str) -> Desk:
-        desk = self.shared.desk(token)
-        if not desk.recipe.sources:
+    def _workspace(self, token: str) -> Workspace:
+        workspace = self.shared.workspace(token)
+        if not workspace.recipe.sources:
             raise LoomError("There is nothing to draw", next="put adapters of an image model on the desk in Compose")
-        return desk
+        return workspace
 
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """What a drawing asks before each step: has the visitor stopped it, or put something else on the desk?"""
+    """What a drawing asks before each step: has the visitor stopped it, or put something else in the workspace?"""
 
     event: threading.Event
-    desk: Desk
+    workspace: Workspace
     version: int
 
     def __call__(self) -> bool:
         """Whether the drawing is no longer wanted."""
-        return self.event.is_set() or self.desk.version != self.version
+        return self.event.is_set() or self.workspace.version != self.version
 
 
 def _base_of(adapters: Sequence[Adapter], given: str | None) -> str:
@@ -313,7 +313,7 @@ def _base_of(adapters: Sequence[Adapter], given: str | None) -> str:
 
 
 def _said(adapters: Sequence[Adapter]) -> str:
-    """What is on the desk, and that it is of no use here where every adapter is for a text model."""
+    """What is in the workspace, and that it is of no use here where every adapter is for a text model."""
     if not adapters:
         return _EMPTY
     named = f"On the desk: {', '.join(adapter.name for adapter in adapters)}."

@@ -56,8 +56,8 @@ class FolderPart:
     @told_while
     def on_show(self, token: str, path: str | None, split: bool) -> Iterator[str]:
         """Open every adapter of the folder and compare them, module by module."""
-        desk = self.shared.desk(token)
-        place = local_path(path.strip()) if desk.is_local and path and path.strip() else _EMBEDDED
+        workspace = self.shared.workspace(token)
+        place = local_path(path.strip()) if workspace.is_local and path and path.strip() else _EMBEDDED
         job = Job(partial(_compared, place, split))
         while not job.wait(_PATIENCE):
             done, of, _ = job.progress

@@ -167,7 +167,7 @@ class ModalityPanel:
     @told_while
     def on_open(self, token: str, image: Image.Image | None) -> Iterator[dict[Any, Any]]:
         """The tab was opened: load the mixture once, and begin with a picture and its answer."""
-        self.shared.desk(token)
+        self.shared.workspace(token)
         first = image is None
         if image is None:
             image = shown(_FIRST, 1)
@@ -221,7 +221,7 @@ class ModalityPanel:
         self, token: str, question: str, image: Image.Image | None, sound: Sound | None, route: str, lines: list[str]
     ) -> Iterator[dict[Any, Any]]:
         """Ask under the routed adapter, and write the decision down."""
-        self.shared.desk(token)
+        self.shared.workspace(token)
         example = example_of(question, image, sound)
         decision = decided(example.inputs, route)
         (said,) = yield from self._said("Thinking…", example, [decision])
@@ -238,7 +238,7 @@ class ModalityPanel:
         self, token: str, question: str, image: Image.Image | None, sound: Sound | None, route: str, lines: list[str]
     ) -> Iterator[dict[Any, Any]]:
         """The same question under every adapter, none, and both; the rule's own answer marked."""
-        self.shared.desk(token)
+        self.shared.workspace(token)
         example = example_of(question, image, sound)
         ways = [name for name in _ROUTES if name != _RULE]
         decisions = [decided(example.inputs, name) for name in ways]
