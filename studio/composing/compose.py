@@ -15,7 +15,7 @@ from studio.core.adapter import Adapter, LoraModule
 from studio.core.errors import BadRecipe, Cancelled, CannotMerge
 from studio.core.late import torch
 from studio.core.linalg import Pair, inner
-from studio.core.spill import Shelf
+from studio.core.spill import Spill
 from studio.merging.registry import Draw, Method, Value
 from studio.merging.stacks import Stack, parts
 from studio.recipes.recipe import Recipe, UnitEdits, parse
@@ -130,7 +130,7 @@ class _Work:
         count = len(self.sources.adapters)
         self.method: Method = self.recipe.chosen
         self.knobs = self.method.check(self.recipe.knobs)
-        self.shelf = Shelf(self.sources.budget)
+        self.spill = Spill(self.sources.budget)
         self.gram = torch.zeros(count, count, dtype=torch.float64)
         self.edits: list[UnitEdits] = [source.units for source in self.recipe.sources]
         self.total = len({name for adapter in self.sources.adapters for name in adapter.modules})
@@ -181,7 +181,7 @@ class _Work:
                 f"The merge of {part.names[0]} is not finite", "a source holds NaN or numbers too large", "remove it"
             )
         for i, name in enumerate(part.names):
-            load = self.shelf.put(a[i], b[i])
+            load = self.spill.put(a[i], b[i])
             self.modules[name] = LoraModule(name, pair.rank, like.d_in, like.d_out, 1.0, load, like.kind, like.kernel)
 
     def _names(self) -> list[str]:

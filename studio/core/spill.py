@@ -13,7 +13,7 @@ from studio.core.tensors import Array
 
 
 @dataclass(slots=True, eq=False)
-class Shelf:
+class Spill:
     """Holds arrays until nobody wants them; the file disappears with the last reader."""
 
     budget: int
@@ -51,5 +51,5 @@ class Pairing:
 
 def _read(file: IO[bytes], offset: int, shape: tuple[int, ...]) -> Array:
     # A mapping reads by itself, so that two threads never share a file position. Copy on write: nobody alters the
-    # shelf.
+    # spill file.
     return np.memmap(file, np.float32, "c", offset, shape)
