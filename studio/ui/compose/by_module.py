@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.recipes.recipe import Source
 from studio.session.workspace import Workspace
-from studio.ui.shell.panel import EDIT, Shared, told
+from studio.ui.shell.panel import EDIT, Shared, shows_errors
 from studio.units.pool import layer_of, module_type_of, natural
 
 _MIXED = "mixed"
@@ -51,12 +51,12 @@ class ByModulePanel:
         self.table.input(self.on_table, [token, self.grouping, self.table], version, **EDIT)
         self.reset.click(self.on_reset, [token, self.grouping], [version, self.table], **EDIT)
 
-    @told
+    @shows_errors
     def on_grouping(self, token: str, grouping: str) -> Any:
         """Show the table by type or by layer."""
         return _table(self.shared.workspace(token), grouping)
 
-    @told
+    @shows_errors
     def on_table(self, token: str, grouping: str, table: Any) -> int:
         """Cells of the table changed: weights of their own for the modules of that row."""
         workspace = self.shared.workspace(token)
@@ -68,7 +68,7 @@ class ByModulePanel:
                 workspace.edit_source(index, "weights by module", modules=own)
         return workspace.version
 
-    @told
+    @shows_errors
     def on_reset(self, token: str, grouping: str) -> tuple[int, Any]:
         """Clear all weights by module."""
         workspace = self.shared.workspace(token)

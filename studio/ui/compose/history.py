@@ -20,7 +20,7 @@ from studio.recipes.presets import load_preset, preset_choices
 from studio.recipes.recipe import MAX_BYTES, Recipe, read_yaml
 from studio.session.workspace import Workspace
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
 
 _SHOWN = 40
 _HINT = "A zip with the adapter, its card and this recipe; it is read back and compared before it is offered."
@@ -129,7 +129,7 @@ class HistoryPanel:
         shown = [self.undo, self.redo, self.steps, self.recipe, self.save, self.download, self.exported]
         self.shared.version.change(self.on_version, [token], shown, **EDIT)
 
-    @told
+    @shows_errors
     def on_version(self, token: str) -> dict[Any, Any]:
         """The recipe changed: history, recipe text; an export made before is out of date."""
         workspace = self.shared.workspace(token)
@@ -147,7 +147,7 @@ class HistoryPanel:
             self.exported: views.message(_HINT),
         }
 
-    @told
+    @shows_errors
     def on_preset(self, token: str, id: str | None) -> dict[Any, Any]:
         """Put a preset in the workspace."""
         workspace = self.shared.workspace(token)
@@ -157,17 +157,17 @@ class HistoryPanel:
         workspace.load(recipe, f"preset {recipe.name}")
         return self.shared.refresh(workspace)
 
-    @told
+    @shows_errors
     def on_undo(self, token: str) -> dict[Any, Any]:
         """One step back."""
         return self._moved(token, -1)
 
-    @told
+    @shows_errors
     def on_redo(self, token: str) -> dict[Any, Any]:
         """One step forward."""
         return self._moved(token, 1)
 
-    @told
+    @shows_errors
     def on_step(self, token: str, step: int | None) -> dict[Any, Any]:
         """A row of the history brings everything back."""
         workspace = self.shared.workspace(token)
@@ -175,14 +175,14 @@ class HistoryPanel:
             workspace.go_to(int(step))
         return self.shared.refresh(workspace)
 
-    @told
+    @shows_errors
     def on_keep(self, token: str, title: str) -> tuple[str, Any]:
         """Keep the recipe under a name."""
         workspace = self.shared.workspace(token)
         workspace.save_snapshot(title or "")
         return "", gr.update(choices=list(workspace.snapshots), visible=True)
 
-    @told
+    @shows_errors
     def on_version_chosen(self, token: str, name: str | None) -> dict[Any, Any]:
         """Bring a named version back."""
         workspace = self.shared.workspace(token)
@@ -191,7 +191,7 @@ class HistoryPanel:
         workspace.load(workspace.snapshots[name], f"version {name}")
         return self.shared.refresh(workspace)
 
-    @told
+    @shows_errors
     def on_open(self, token: str, file: str | None) -> dict[Any, Any]:
         """Open a recipe, or the recipe inside an export."""
         workspace = self.shared.workspace(token)
@@ -201,7 +201,7 @@ class HistoryPanel:
         workspace.load(recipe, f"open {recipe.name or Path(file).stem}")
         return self.shared.refresh(workspace)
 
-    @told_while
+    @shows_errors_while
     def on_export(self, token: str, name: str, dtype: str, format: str = "peft") -> Iterator[dict[Any, Any]]:
         """Write a zip, read it back, compare, and only then offer it."""
         workspace = self.shared.workspace(token)
@@ -224,7 +224,7 @@ class HistoryPanel:
         said = f"Exported: {written.name}, {size:.1f} MB. {count} modules read back and compared."
         yield {**self._export_said(said, "good"), self.download: gr.update(value=str(written), visible=True)}
 
-    @told
+    @shows_errors
     def on_stop(self, token: str) -> None:
         """Stop the export's merge; the files are not written."""
         self.shared.workspace(token).stop()

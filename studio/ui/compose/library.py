@@ -18,7 +18,7 @@ from studio.recipes.sources import EMBEDDED, UPLOAD, embedded_paths
 from studio.recipes.uploads import receive
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import EDIT, Job, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, Job, Shared, shows_errors, shows_errors_while
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?(@[\w.-]+)?")
 _PATIENCE = 0.5  # seconds until the page says what it is waiting for
@@ -88,7 +88,7 @@ class LibraryPanel:
         for index, button in enumerate(self.removes):
             button.click(partial(self.on_remove, index), [token], outputs, **EDIT)
 
-    @told_while
+    @shows_errors_while
     def on_upload(self, token: str, files: Sequence[str] | None) -> Iterator[dict[Any, Any]]:
         """Open what was dropped; what cannot be opened is listed with its reason, the rest is added."""
         workspace, count = self.shared.workspace(token), len(files or ())
@@ -104,7 +104,7 @@ class LibraryPanel:
         updates = self.shared.refresh(workspace) if workspace.version != version else {}
         yield {**updates, self.said: views.refusals(failed)}
 
-    @told_while
+    @shows_errors_while
     def on_add(self, token: str, place: str) -> Iterator[dict[Any, Any]]:
         """Open a folder of this machine, or a Hub id (`owner/name`, or `owner/name@revision`)."""
         workspace, place = self.shared.workspace(token), (place or "").strip()
@@ -122,7 +122,7 @@ class LibraryPanel:
         else:
             yield {**self.shared.refresh(workspace), self.said: "", self.place: ""}
 
-    @told
+    @shows_errors
     def on_own(self, token: str, path: str | None) -> dict[Any, Any]:
         """Add one of the studio's own adapters."""
         workspace = self.shared.workspace(token)
@@ -136,7 +136,7 @@ class LibraryPanel:
             raise
         return {**self.shared.refresh(workspace), self.said: ""}
 
-    @told
+    @shows_errors
     def on_remove(self, index: int, token: str) -> dict[Any, Any]:
         """Take an adapter off the workspace."""
         workspace = self.shared.workspace(token)

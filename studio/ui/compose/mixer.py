@@ -15,7 +15,7 @@ from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.compose.knobs import NARROW, WIDE, knob_control, knob_update, weight_slider, weight_update
 from studio.ui.shell import html as views
 from studio.ui.shell.fields import held
-from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, Job, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, Job, Shared, shows_errors, shows_errors_while
 
 _PATIENCE = 0.3  # seconds until a merge shows its progress
 _HIDDEN = gr.update(visible=False)
@@ -135,7 +135,7 @@ class MixerPanel:
             **PRIVATE,
         )
 
-    @told
+    @shows_errors
     def on_method(self, token: str, id: str) -> dict[Any, Any]:
         """Another method: its own knobs, and its own default weights where none was set."""
         workspace = self.shared.workspace(token)
@@ -157,7 +157,7 @@ class MixerPanel:
             updates[slider] = gr.update(value=wanted)
         return updates
 
-    @told
+    @shows_errors
     def on_weight(self, index: int, token: str, value: float) -> int:
         """A weight slider moved."""
         workspace = self.shared.workspace(token)
@@ -166,7 +166,7 @@ class MixerPanel:
         workspace.edit_source(index, f"weight of {workspace.entries[index].adapter.name}", weight=value)
         return workspace.version
 
-    @told
+    @shows_errors
     def on_knob(self, id: str, name: str, token: str, value: Any) -> int:
         """A knob of the method moved; one of a method no longer chosen says nothing."""
         workspace = self.shared.workspace(token)
@@ -174,7 +174,7 @@ class MixerPanel:
             workspace.edit(f"{id} {name}", knobs={**workspace.recipe.knobs, name: value})
         return workspace.version
 
-    @told
+    @shows_errors
     def on_field(self, name: str, token: str, value: Any) -> int:
         """Scale, seed, or leave for other bases."""
         workspace = self.shared.workspace(token)
@@ -183,7 +183,7 @@ class MixerPanel:
         workspace.edit(name.replace("_", " "), **{name: value})
         return workspace.version
 
-    @told
+    @shows_errors
     def on_extras(self, token: str, name: str | None) -> int:
         """Whose heads and biases are carried."""
         workspace = self.shared.workspace(token)
@@ -195,13 +195,13 @@ class MixerPanel:
         limit = WIDE if is_wide else NARROW
         return [gr.update(minimum=-limit, maximum=limit)] * (MAX_SOURCES + 1)
 
-    @told
+    @shows_errors
     def on_stop(self, token: str) -> dict[Any, Any]:
         """Stop a merge under way."""
         self.shared.workspace(token).stop()
         return {self.status: views.message("Stopped. Any change starts the merge again."), self.stop: _HIDDEN}
 
-    @told_while
+    @shows_errors_while
     def on_version(self, token: str) -> Iterator[dict[Any, Any]]:
         """The recipe changed: merge, telling the progress if it takes long."""
         workspace = self.shared.workspace(token)

@@ -18,7 +18,7 @@ from studio.text.bases import find_base, is_at_hand
 from studio.text.decoding import Decoding
 from studio.text.preview import Preview, open_preview
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _POLL = 0.5  # seconds between two words on how long a base is loading
@@ -125,7 +125,7 @@ class ReadingPanel:
             **PRIVATE,
         )
 
-    @told
+    @shows_errors
     def on_settings(self, token: str, prompt: str, tokens: int, temperature: float, text: str) -> tuple[int, Any]:
         """Prompt or settings changed: write again."""
         workspace = self.shared.workspace(token)
@@ -133,7 +133,7 @@ class ReadingPanel:
         workspace.version += 1
         return workspace.version, self._picked(workspace)
 
-    @told
+    @shows_errors
     def on_pick(self, token: str, prompt: str | None) -> Any:
         """A shipped prompt was picked."""
         workspace = self.shared.workspace(token)
@@ -148,14 +148,14 @@ class ReadingPanel:
         prompt = workspace.recipe.view.prompt
         return gr.update(value=prompt if prompt in self.prompts.values() else None)
 
-    @told
+    @shows_errors
     def on_base(self, token: str, base: str) -> int:
         """Another base to preview on, and to name in the export."""
         workspace = self.shared.workspace(token)
         workspace.edit("base model", base=(base or "").strip() or None)
         return workspace.version
 
-    @told_while
+    @shows_errors_while
     def on_fetch(self, token: str, base: str) -> Iterator[dict[Any, Any]]:
         """Load the base, downloading it if need be."""
         workspace = self.shared.workspace(token)
@@ -173,12 +173,12 @@ class ReadingPanel:
         workspace.version += 1
         yield {self.shared.version: workspace.version}
 
-    @told
+    @shows_errors
     def on_stop(self, token: str) -> None:
         """Stop writing; the sliders start it again."""
         self.shared.workspace(token).stop()
 
-    @told_while
+    @shows_errors_while
     def on_version(self, token: str) -> Iterator[str]:
         """The recipe or the prompt changed: write anew, until something newer comes."""
         workspace = self.shared.workspace(token)

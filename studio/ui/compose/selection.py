@@ -12,7 +12,7 @@ from studio.session.workspace import Workspace
 from studio.ui.compose.map import picked_ids
 from studio.ui.compose.units import UnitsPanel
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import EDIT, Shared, told
+from studio.ui.shell.panel import EDIT, Shared, shows_errors
 from studio.units import Units, drawn
 
 _LISTED = 200  # selected units in the table
@@ -72,7 +72,7 @@ class SelectionPanel:
         self.rescale.click(self.on_rescale, [token, self.factor], done, **EDIT)
         self.restore.click(self.on_restore, [token], done, **EDIT)
 
-    @told
+    @shows_errors
     def on_pick(self, token: str, event: gr.EventData) -> list[Any]:
         """Units were picked on the map."""
         workspace = self.shared.workspace(token)
@@ -81,19 +81,19 @@ class SelectionPanel:
         workspace.selection = tuple(int(rows[i]) for i in picked)
         return [gr.update(picked=list(picked)), *self.listing(workspace)]
 
-    @told
+    @shows_errors
     def on_clear(self, token: str) -> list[Any]:
         """The selection was cleared."""
         workspace = self.shared.workspace(token)
         workspace.selection = ()
         return [gr.update(picked=[]), *self.listing(workspace)]
 
-    @told
+    @shows_errors
     def on_selection(self, token: str) -> list[Any]:
         """The recipe or the picture changed, which ends the selection: say so."""
         return self.listing(self.shared.workspace(token))
 
-    @told
+    @shows_errors
     def on_mute(self, token: str) -> list[Any]:
         """Mute what is selected."""
         workspace = self.shared.workspace(token)
@@ -101,14 +101,14 @@ class SelectionPanel:
         workspace.scale_units(chosen, 0.0, f"mute {len(chosen)} units")
         return self.edited(workspace)
 
-    @told
+    @shows_errors
     def on_keep(self, token: str) -> list[Any]:
         """Mute everything on the map that is not selected."""
         workspace = self.shared.workspace(token)
         workspace.keep_only(_chosen(workspace))
         return self.edited(workspace)
 
-    @told
+    @shows_errors
     def on_rescale(self, token: str, factor: float | None) -> list[Any]:
         """Scale what is selected."""
         workspace = self.shared.workspace(token)
@@ -118,7 +118,7 @@ class SelectionPanel:
         workspace.scale_units(chosen, float(factor), f"scale {len(chosen)} units")
         return self.edited(workspace)
 
-    @told
+    @shows_errors
     def on_restore(self, token: str) -> list[Any]:
         """Undo every unit edit."""
         workspace = self.shared.workspace(token)

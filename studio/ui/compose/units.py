@@ -15,7 +15,7 @@ from studio.recipes.recipe import View
 from studio.session.workspace import Workspace
 from studio.ui.compose.layouts import Layouts
 from studio.ui.compose.map import COLOURS, centroid_payload, map_payload, muted_payload, unit_map
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
 from studio.units import Units, cluster_units, drawn, nearest, place
 
 _ALL = "all"
@@ -67,7 +67,7 @@ class UnitsPanel:
         picture.change(self.on_picture, [token], self.map, **_PICTURE)
         version.change(self.on_version, [token], self.map, **_PICTURE)
 
-    @told
+    @shows_errors
     def on_colour(self, token: str, colour: str) -> Any:
         """Colour by something else; the points stay."""
         workspace = self.shared.workspace(token)
@@ -76,7 +76,7 @@ class UnitsPanel:
         workspace.look(colour="module" if colour == "type" else colour)
         return gr.update(colour=colour, **self.moving(workspace))
 
-    @told
+    @shows_errors
     def on_view(self, name: str, token: str, value: str) -> Any:
         """Show another part, or the units in another form."""
         workspace = self.shared.workspace(token)
@@ -86,7 +86,7 @@ class UnitsPanel:
         workspace.version += 1
         return workspace.picture()
 
-    @told_while
+    @shows_errors_while
     def on_picture(self, token: str) -> Iterator[Any]:
         """Lay the units out: by PCA at once, then by UMAP in its place."""
         workspace = self.shared.workspace(token)
@@ -111,7 +111,7 @@ class UnitsPanel:
         if workspace.units_at_hand() is units:
             yield self.drawing(workspace, units, _counted(units))
 
-    @told
+    @shows_errors
     def on_version(self, token: str) -> Any:
         """The recipe changed: centroids and muted units move, the cloud stays."""
         workspace = self.shared.workspace(token)

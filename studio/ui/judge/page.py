@@ -21,7 +21,7 @@ from studio.ui.judge import table as board
 from studio.ui.judge.job import Judging, Question, chosen
 from studio.ui.shell import html as views
 from studio.ui.shell import task_choices as asked
-from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5
 REGMEAN = "regmean"  # no registered method: it needs activations
@@ -119,7 +119,7 @@ class ScoringPanel:
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
         self.open.input(self.on_row, [token, self.open], [*every, self.state], **EDIT)
 
-    @told_while
+    @shows_errors_while
     def on_open(
         self, token: str, tasks: list[str] | None, ids: list[str] | None, is_filled: bool = False
     ) -> Iterator[dict[Any, Any]]:
@@ -144,14 +144,14 @@ class ScoringPanel:
         elif run is not None and not is_filled:
             yield self._ended(token, run)
 
-    @told
+    @shows_errors
     def on_methods(self, ids: list[str] | None) -> Any:
         """The knobs of the methods chosen."""
         known = methods()
         found = {name: f"{name} ({id})" for id in ids or [] if id in known for name in known[id].knobs}
         return gr.update(choices=[("none", ""), *((title, name) for name, title in found.items())], value="")
 
-    @told
+    @shows_errors
     def on_upload(self, token: str, file: str | None, tasks: list[str] | None) -> Any:
         """A visitor's own task."""
         workspace = self.shared.workspace(token)
@@ -161,7 +161,7 @@ class ScoringPanel:
         chosen_tasks = list(dict.fromkeys([*(tasks or []), value]))
         return gr.update(choices=asked.choices(workspace, ("test", "kept")), value=chosen_tasks)
 
-    @told_while
+    @shows_errors_while
     def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a judging and show it."""
         with self.judgings.beginning(token):
@@ -179,7 +179,7 @@ class ScoringPanel:
         result = run.result if run is not None else None
         return result if result is not None and result.recipe.digest() == workspace.recipe.digest() else None
 
-    @told
+    @shows_errors
     def on_stop(self, token: str) -> Any:
         """Cancel: the rows that are there stay."""
         run = self.judgings.get(token)
@@ -187,7 +187,7 @@ class ScoringPanel:
             run.stopped.set()
         return gr.update(interactive=False)
 
-    @told
+    @shows_errors
     def on_row(self, token: str, place: int | None) -> dict[Any, Any]:
         """Put a row's recipe in the workspace."""
         workspace, run = self.shared.workspace(token), self.judgings.get(token)

@@ -12,7 +12,7 @@ from studio.ui.route import html as routing_html
 from studio.ui.route.job import Comparison, Routing, comparison
 from studio.ui.shell import html as views
 from studio.ui.shell.fields import whole
-from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5  # seconds between two pictures of a comparison
 
@@ -42,7 +42,7 @@ class BesidePart:
         self.judge.click(self.on_judge, [token, self.asked], shown, **live)
         self.enough.click(self.on_enough, [token], self.enough, **EDIT)
 
-    @told_while
+    @shows_errors_while
     def on_judge(self, token: str, count: Any) -> Iterator[dict[Any, Any]]:
         """The trained router beside all others, row by row."""
         self.shared.workspace(token)
@@ -63,7 +63,7 @@ class BesidePart:
         except Cancelled as error:
             yield {self.judged: views.message(str(error)) + routing_html.comparison(work.rows)}
 
-    @told
+    @shows_errors
     def on_enough(self, token: str) -> Any:
         """Stop the comparison after the router that is at it; its rows stay."""
         work = self.comparisons.get(token)

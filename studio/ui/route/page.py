@@ -29,7 +29,7 @@ from studio.ui.shell import html as views
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import RunRoom
-from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.plots import GREY, PALETTE
 
 _DRAWS = 50_000
@@ -171,7 +171,7 @@ class RoutingPanel(RunRoom[Routing]):
         for slider in (self.scale, self.choices):
             slider.input(self.on_scale, [self.scale, self.choices], self.collapse, **EDIT)
 
-    @told_while
+    @shows_errors_while
     def on_open(self, token: str, chosen: Any, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: what the open adapters can be asked, and the run if one goes on."""
         workspace = self.shared.workspace(token)
@@ -191,7 +191,7 @@ class RoutingPanel(RunRoom[Routing]):
         }
         yield from self.reopened(token, is_filled)
 
-    @told
+    @shows_errors
     def on_upload(self, token: str, file: str | None, chosen: Any) -> Any:
         """A visitor's own questions and answers."""
         workspace = self.shared.workspace(token)
@@ -200,7 +200,7 @@ class RoutingPanel(RunRoom[Routing]):
         value = asked.receive(workspace, file)
         return gr.update(choices=choices(workspace), value=[*_texts(chosen), value])
 
-    @told_while
+    @shows_errors_while
     def on_train(self, token: str, tasks: Any, count: Any, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
         yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), tasks, count, *given))
@@ -244,7 +244,7 @@ class RoutingPanel(RunRoom[Routing]):
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
-    @told
+    @shows_errors
     def on_router(self, token: str, file: str | None) -> dict[Any, Any]:
         """A router from a file, over the adapters in the workspace."""
         workspace = self.shared.workspace(token)
@@ -260,12 +260,12 @@ class RoutingPanel(RunRoom[Routing]):
         nothing: dict[Any, Any] = dict.fromkeys((self.figures, self.plots, self.shares), "")
         return {self.state: views.message(said, "good"), **nothing, self.download: gr.update(visible=False)}
 
-    @told
+    @shows_errors
     def on_pick(self, name: str | None) -> Any:
         """A question of a skill."""
         return SKILLS[name].example.prompt if name in SKILLS else {}
 
-    @told_while
+    @shows_errors_while
     def on_write(self, token: str, prompt: str | None) -> Iterator[Any]:
         """Let the router continue the prompt, and colour each token by who answered it."""
         workspace, ready = self.shared.workspace(token), self.ready.get(token)
@@ -277,7 +277,7 @@ class RoutingPanel(RunRoom[Routing]):
         for found in write(base, ready.adapters, ready.router, prompt or "", Decoding(max_tokens=48)):
             yield _coloured(found)
 
-    @told
+    @shows_errors
     def on_scale(self, power: Any, n: Any) -> str:
         """Another logit scale: draw fresh routers."""
         found = collapse(2.0 ** number("The scale", power, -8, 8), whole("Adapters", n, 2, 32), draws=_DRAWS)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import Job, Latest, told, told_while
+from studio.ui.shell.panel import Job, Latest, shows_errors, shows_errors_while
 
 _PAUSE = 0.5  # seconds between two pictures of a run
 
@@ -57,12 +57,12 @@ class RunRoom(Generic[Work]):
         """What a run that ended says to a page that is opened again; perhaps nobody saw it end."""
         return self.finished(token, run)
 
-    @told_while
+    @shows_errors_while
     def on_resume(self, token: str) -> Iterator[dict[Any, Any]]:
         """Take a stopped run up again."""
         yield from self.begin(token, partial(self._resumed, token))
 
-    @told
+    @shows_errors
     def on_stop(self, token: str) -> Any:
         """Stop at the next step; what was learned so far is kept."""
         run = self.runs.get(token)

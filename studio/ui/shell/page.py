@@ -26,7 +26,7 @@ from studio.ui.pictures.analogy import AnalogyPanel
 from studio.ui.pictures.image.page import ImagePanel
 from studio.ui.route.modalities.page import ModalityPanel
 from studio.ui.route.page import RoutingPanel
-from studio.ui.shell.panel import EDIT, PRIVATE, Shared, TabPanel, told
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, TabPanel, shows_errors
 from studio.ui.shell.sessions import Rooms, Settings, WarmUp
 
 # The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
@@ -70,7 +70,7 @@ class Page:
         for panel in shared.panels:
             panel.wire()
 
-    @told
+    @shows_errors
     def on_load(self, stored: Any) -> dict[Any, Any]:
         """A visitor came, or came back: their workspace as they left it, or a living preset."""
         stored = stored if isinstance(stored, dict) else _STORED
@@ -85,7 +85,7 @@ class Page:
             **self.shared.refresh(workspace),
         }
 
-    @told
+    @shows_errors
     def on_version(self, token: str) -> dict[str, str]:
         """The recipe changed: the browser keeps it, for a reload."""
         return {"token": token, "recipe": self.shared.workspace(token).recipe.to_yaml()}

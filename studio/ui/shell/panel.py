@@ -121,7 +121,7 @@ class TabPanel(Protocol):
         """Connect the listeners."""
 
 
-def told(handler: Handler) -> Handler:
+def shows_errors(handler: Handler) -> Handler:
     """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next.
 
     One that returns no updates changes nothing. A dropdown sends its input again when it loses the focus, so handlers
@@ -139,7 +139,7 @@ def told(handler: Handler) -> Handler:
     return guarded  # type: ignore[return-value]
 
 
-def told_while(handler: Handler) -> Handler:
+def shows_errors_while(handler: Handler) -> Handler:
     """The same for a handler that yields."""
 
     @wraps(handler)

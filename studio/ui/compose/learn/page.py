@@ -24,7 +24,7 @@ from studio.ui.shell import html as views
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import RunRoom
-from studio.ui.shell.panel import EDIT, PRIVATE, Shared, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 
 _SHAPES = {
     "free": "free: any number, from 1",
@@ -136,7 +136,7 @@ class LearningPanel(RunRoom[Training]):
         self.more.click(self.on_resume, [token], every, **live)
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
 
-    @told_while
+    @shows_errors_while
     def on_open(self, token: str, chosen: str | None, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: what there is to learn from, and the run if one goes on."""
         workspace = self.shared.workspace(token)
@@ -148,7 +148,7 @@ class LearningPanel(RunRoom[Training]):
         yield {self.examples: gr.update(choices=listed, value=value), **first}
         yield from self.reopened(token, is_filled)
 
-    @told
+    @shows_errors
     def on_way(self, way: str) -> dict[Any, Any]:
         """Another way: its own start settings."""
         shape = "leaky" if way == "recycle" else "free"
@@ -161,7 +161,7 @@ class LearningPanel(RunRoom[Training]):
             self.steps: gr.update(value=schedule.steps, label="Trials" if way == "lorahub" else "Steps"),
         }
 
-    @told
+    @shows_errors
     def on_upload(self, token: str, file: str | None) -> Any:
         """A visitor's own questions and answers."""
         workspace = self.shared.workspace(token)
@@ -170,7 +170,7 @@ class LearningPanel(RunRoom[Training]):
         value = asked.receive(workspace, file)
         return gr.update(choices=asked.choices(workspace, ("train",)), value=value)
 
-    @told_while
+    @shows_errors_while
     def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
         yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), *given))

@@ -15,7 +15,7 @@ from studio.ui.pictures.analogy.pictures import PicturesPanel
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import SLIDERS
 from studio.ui.pictures.analogy.space import SpacePanel
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Job, shows_errors, shows_errors_while
 from studio.units import pca, umap_layout
 from studio.vision.transforms import TRANSFORMS
 
@@ -51,7 +51,7 @@ class AtlasPanel:
         self.pictures = pictures
         self.map.pick(self.on_point, [token, self.click], driven, **EDIT)
 
-    @told_while
+    @shows_errors_while
     def on_map(self, token: str, layout: str) -> Iterator[Any]:
         """Lay out the mixes of many analogies."""
         self.room.sitting(token)
@@ -66,7 +66,7 @@ class AtlasPanel:
         note = f"{len(mapped.tasks)} analogies by the mean of their mixes over layers ({layout}), coloured by family."
         yield gr.update(value=payload(mapped, places, layout), picked=[], note=note)
 
-    @told
+    @shows_errors
     def on_point(self, token: str, click: str, event: gr.EventData) -> list[Any]:
         """A point of the map: its mix on the sliders, or its own pictures in the slots."""
         mapped = self.room.models.mapped()

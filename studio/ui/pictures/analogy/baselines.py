@@ -16,7 +16,7 @@ from studio.ui.pictures.analogy.format import decibels
 from studio.ui.pictures.analogy.models import OnStep
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import Picture, Sitting
-from studio.ui.shell.panel import PRIVATE, Job, told_while
+from studio.ui.shell.panel import PRIVATE, Job, shows_errors_while
 from studio.vision.export import kept, recipe_of
 
 Draw = Callable[[OnStep | None], Picture]
@@ -51,7 +51,7 @@ class BesidePanel:
         """Connect the listener."""
         self.draw.click(self.on_draw, [self.room.shared.token, self.rank], self.row, **PRIVATE)
 
-    @told_while
+    @shows_errors_while
     def on_draw(self, token: str, rank: float) -> Iterator[Any]:
         """One picture after another."""
         sitting = self.room.full(token)

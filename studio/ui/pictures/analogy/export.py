@@ -20,7 +20,7 @@ from studio.recipes.uploads import receive
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import PRIVATE, Job, told, told_while
+from studio.ui.shell.panel import PRIVATE, Job, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis, kept, recipe_at_large, recipe_of, strongest
 
 _FORMATS = ("peft", "diffusers", "kohya")
@@ -65,7 +65,7 @@ class KeepPanel:
         self.add.click(self.on_add, wish[:2], [*every, self.opened], **PRIVATE)
         self.open.click(self.on_open, [token, self.count], [*every, self.opened], **PRIVATE)
 
-    @told_while
+    @shows_errors_while
     def on_save(self, token: str, rank: float, format: str) -> Iterator[dict[Any, Any]]:
         """Write the mix as an ordinary LoRA with its recipe, read it back, offer it."""
         workspace, opened, recipe = self._recipe(token, rank)
@@ -86,7 +86,7 @@ class KeepPanel:
         )
         yield {self.saved: views.message(said, "good"), self.download: gr.update(value=str(path), visible=True)}
 
-    @told
+    @shows_errors
     def on_add(self, token: str, rank: float) -> dict[Any, Any]:
         """Put the analogy in the workspace of Compose, as one adapter."""
         workspace, opened, recipe = self._recipe(token, rank)
@@ -97,7 +97,7 @@ class KeepPanel:
         workspace.add(Source(path=f"{UPLOAD}{folder.name}", name=recipe.name))
         return {**self.room.shared.refresh(workspace), self.opened: views.message(f"{name} is in Compose now.", "good")}
 
-    @told
+    @shows_errors
     def on_open(self, token: str, count: float) -> dict[Any, Any]:
         """Put the strongest adapters of the basis in the workspace of Compose."""
         workspace, sitting = self.room.shared.workspace(token), self.room.full(token)

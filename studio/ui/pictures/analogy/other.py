@@ -18,7 +18,7 @@ from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import SLIDERS
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Job, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis
 from studio.vision.kontext import GUIDANCE, SIDE, Prompting
 from studio.vision.kontext_open import Placing, open_kontext
@@ -87,7 +87,7 @@ class OtherPanel:
         for trigger in (self.prompt.submit, self.guidance.release, self.side.release):
             trigger(self.on_told, [token, self.prompt, self.guidance, self.side], version, **EDIT)
 
-    @told
+    @shows_errors
     def on_named(self, token: str, base: str, basis: str, encoder: str) -> str:
         """Show the terms of what was named."""
         self._local(token)
@@ -95,7 +95,7 @@ class OtherPanel:
         items = "".join(f"<li>{escape(str(terms_of(name)))}</li>" for name in named)
         return f"<ul class='terms'>{items}</ul>"
 
-    @told_while
+    @shows_errors_while
     def on_open(
         self, token: str, base: str, basis: str, encoder: str, is_accepted: bool, offload: Any, float8: bool,
         prompt: str, guidance: float, side: float,
@@ -118,12 +118,12 @@ class OtherPanel:
         self.room.models.keep(key, opened)
         yield self._switched(token, key, f"{opened.title} draws.")
 
-    @told
+    @shows_errors
     def on_back(self, token: str) -> dict[Any, Any]:
         """Draw with the embedded model again."""
         return self._switched(token, "", "The embedded model draws.")
 
-    @told
+    @shows_errors
     def on_told(self, token: str, prompt: str, guidance: float, side: float) -> int:
         """Words, guidance or size changed: look again, since the size is the grid's."""
         self.room.change(token, prompting=Prompting(prompt or "", guidance, int(side)))

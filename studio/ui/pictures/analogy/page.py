@@ -18,7 +18,7 @@ from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import Sitting
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import PRIVATE, Job, Shared, told_while
+from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors_while
 from studio.vision.pictures import to_picture
 from studio.vision.space import ready
 
@@ -87,7 +87,7 @@ class AnalogyPanel:
             **PRIVATE,
         )  # fmt: skip
 
-    @told_while
+    @shows_errors_while
     def on_open(self, token: str, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: load the model once, draw the strip of ready analogies, begin with the first."""
         state, models = self.pictures.state, self.room.models
@@ -125,14 +125,14 @@ class AnalogyPanel:
             self.room.version: sitting.version,
         }
 
-    @told_while
+    @shows_errors_while
     def on_token(self, token: str, is_early: bool) -> Iterator[dict[Any, Any]]:
         """The page knows the visitor now: open what was waiting for that."""
         yield {self.early: False}
         if is_early and token:
             yield from self.on_open(token)
 
-    @told_while
+    @shows_errors_while
     def on_version(self, token: str) -> Iterator[dict[Any, Any]]:
         """Pictures or sliders changed: draw b' step by step, until something newer comes."""
         sitting = self.room.sitting(token)

@@ -13,7 +13,7 @@ from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import SLIDERS, Picture
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import EDIT, told
+from studio.ui.shell.panel import EDIT, shows_errors
 from studio.vision.pictures import on_white
 from studio.vision.transforms import TRANSFORMS
 from studio.vision.world import UNSEEN, Task, check
@@ -86,7 +86,7 @@ class PicturesPanel:
             slot = (self.a, self.a2, self.b)[index]
             button.click(partial(self.on_painted, index), [token, self.canvas], [slot, self.truth, version], **EDIT)
 
-    @told
+    @shows_errors
     def on_ready(self, token: str, scene: float | None, event: gr.SelectData) -> list[Any]:
         """A ready analogy was picked."""
         names, index = self.room.models.names, event.index
@@ -94,25 +94,25 @@ class PicturesPanel:
             raise LoomError("There is no such analogy", next="pick one of the strip")
         return self.show(token, (names[index],), scene)
 
-    @told
+    @shows_errors
     def on_world(self, token: str, first: str, then: str, scene: float | None) -> list[Any]:
         """An edit, or two in a row, of the world."""
         return self.show(token, (first, then) if then else (first,), scene)
 
-    @told
+    @shows_errors
     def on_scene(self, token: str, scene: float | None) -> Any:
         """Other pictures of the edit that is shown; own pictures stay."""
         task = self.room.sitting(token).task
         return self.show(token, task, scene) if task else gr.skip()
 
-    @told
+    @shows_errors
     def on_pictures(self, token: str, a: Any, a2: Any, b: Any) -> tuple[Any, int]:
         """A visitor's own pictures."""
         self.room.change(token, task=())
         pictures = [on_white(picture) if isinstance(picture, Image.Image) else None for picture in (a, a2, b)]
         return None, self.room.look(token, pictures, None)
 
-    @told
+    @shows_errors
     def on_painted(self, index: int, token: str, painted: Any) -> tuple[Any, Any, int]:
         """The painted picture goes into a slot."""
         picture = painted.get("composite") if isinstance(painted, dict) else None

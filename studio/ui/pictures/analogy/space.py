@@ -14,7 +14,7 @@ from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import SLIDERS, Picture, Sitting
 from studio.ui.shell.fields import held, slid, whole
-from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, told, told_while
+from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, shows_errors, shows_errors_while
 from studio.vision.transforms import TRANSFORMS
 
 _MOST = 3.0
@@ -104,26 +104,26 @@ class SpacePanel:
         self.film.click(self.on_film, [token], self.strip, **PRIVATE)
         self.strip.select(self.on_frame, [token], [self.t, version], **EDIT)
 
-    @told
+    @shows_errors
     def on_gain(self, index: int, token: str, value: float) -> int:
         """A slider of the basis moved."""
         gains = list(self.room.sitting(token).gains)
         gains[index] = held(value, 0, _MOST)
         return self.room.change(token, gains=tuple(gains))
 
-    @told
+    @shows_errors
     def on_field(self, name: str, token: str, value: Any) -> int:
         """Strength, temperature, steps, seed, the total, or the way between two."""
         if name == "seed":
             value = whole("The seed", value, 0, _MAX_SEED)
         return self.room.change(token, **{name: _KINDS.get(name, float)(value)})
 
-    @told
+    @shows_errors
     def on_reset(self, token: str) -> list[Any]:
         """All gains back to 1."""
         return [*[1.0] * SLIDERS, self.room.change(token, gains=(1.0,) * SLIDERS)]
 
-    @told
+    @shows_errors
     def on_second(self, token: str, name: str | None, scene: float | None) -> int:
         """The other end of the way: another edit of the same scene, with this b."""
         sitting = self.room.full(token)
@@ -131,7 +131,7 @@ class SpacePanel:
             return sitting.version
         return self.room.change(token, other=self.room.towards(sitting, (name,), int(scene or 0)))
 
-    @told_while
+    @shows_errors_while
     def on_film(self, token: str) -> Iterator[Any]:
         """The way from one edit to the other, frame by frame."""
         sitting = self.room.full(token)
@@ -142,7 +142,7 @@ class SpacePanel:
             frames.append((self.room.drawing(token, sitting, t=float(t))(), f"{t:.0%}"))
             yield frames
 
-    @told
+    @shows_errors
     def on_frame(self, token: str, event: gr.SelectData) -> tuple[float, int]:
         """A frame of the strip was clicked: go there."""
         index = event.index if isinstance(event.index, int) and 0 <= event.index < _FRAMES else 0

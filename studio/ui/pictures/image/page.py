@@ -23,7 +23,7 @@ from studio.session.workspace import Workspace
 from studio.text.folders import EMBEDDED as TEXT
 from studio.ui.pictures.image.bases import Bases, Draws, brought
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import PRIVATE, Job, Latest, Shared, told, told_while
+from studio.ui.shell.panel import PRIVATE, Job, Latest, Shared, shows_errors, shows_errors_while
 from studio.vision.licences import terms_of
 from studio.vision.pipeline import BASE, STEPS, catalogue
 from studio.vision.preview import Stop, Variant, Wish, columns, grid
@@ -139,7 +139,7 @@ class ImagePanel:
         self.lay.click(self.on_grid, [*wish, *knobs], [self.grid, self.hint, self.note, self.halt], **_TOLD)
         self.halt.click(self.on_halt, [token], [self.halt], **_TOLD)
 
-    @told
+    @shows_errors
     def on_workspace(self, token: str, base: str | None = None, was_ours: bool | None = None) -> dict[Any, Any]:
         """The workspace changed: name its adapters, and show the controls that their base listens to."""
         if not token:
@@ -151,7 +151,7 @@ class ImagePanel:
             updates[menu] = gr.update(choices=names, value=name)
         return updates
 
-    @told
+    @shows_errors
     def on_base(self, token: str, base: str | None, was_ours: bool | None) -> dict[Any, Any]:
         """Another base was typed: what was chosen and drawn stays, the controls become those of the base."""
         return self._fitted(token, base, was_ours)
@@ -174,7 +174,7 @@ class ImagePanel:
             updates[self.steps] = STEPS if is_ours else _DIFFUSION_STEPS
         return updates
 
-    @told_while
+    @shows_errors_while
     def on_bring(self, token: str) -> Iterator[dict[Any, Any]]:
         """Two analogies kept as LoRAs in the workspace, so that there is something to draw."""
         workspace = self.shared.workspace(token)
@@ -185,14 +185,14 @@ class ImagePanel:
         workspace.load(job.result(), "two analogies as LoRAs")
         yield self.shared.refresh(workspace)
 
-    @told_while
+    @shows_errors_while
     def on_draw(self, token: str, *told: Any) -> Iterator[dict[Any, Any]]:
         """Base, every source alone, and the merge."""
         workspace = self._workspace(token)
         variants = columns([(adapter, 1.0) for adapter in workspace.adapters], workspace.compose().adapter)
         yield from self._stream(token, Asked(*told), variants, self.row, columns=min(_ACROSS, len(variants)))
 
-    @told_while
+    @shows_errors_while
     def on_grid(self, token: str, *told: Any) -> Iterator[dict[Any, Any]]:
         """Pictures over the weights of two adapters."""
         *asked, first, second, low, high, count = told
@@ -206,7 +206,7 @@ class ImagePanel:
         shape = {"columns": len(weights), "label": f"Weights: {first} across, {second} down"}
         yield from self._stream(token, Asked(*asked), [v for row in rows for v in row], self.grid, **shape)
 
-    @told
+    @shows_errors
     def on_halt(self, token: str) -> Any:
         """Stop; what is drawn stays."""
         going = self.going.get(token)

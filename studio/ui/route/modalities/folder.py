@@ -18,7 +18,7 @@ from studio.formats.modules.fused import split_projections
 from studio.routing.modality_views import ModalityViews, modality_views
 from studio.ui.route.modalities import html
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import PRIVATE, Job, Shared, told_while
+from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors_while
 
 _PATIENCE = 0.5
 _MOST = 4  # adapters side by side
@@ -53,7 +53,7 @@ class FolderPart:
         given = [self.shared.token, self.path, self.split]
         self.show.click(self.on_show, given, self.views, show_progress="hidden", concurrency_limit=2, **PRIVATE)
 
-    @told_while
+    @shows_errors_while
     def on_show(self, token: str, path: str | None, split: bool) -> Iterator[str]:
         """Open every adapter of the folder and compare them, module by module."""
         workspace = self.shared.workspace(token)

@@ -33,7 +33,7 @@ from studio.routing.modality import REFERENCE, Decision, Forced, Inputs, Modalit
 from studio.ui.route.modalities import html
 from studio.ui.route.modalities.folder import FolderPart
 from studio.ui.shell import html as views
-from studio.ui.shell.panel import PRIVATE, Job, Shared, told, told_while
+from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors, shows_errors_while
 
 _RESULTS = assets("mixture", "results.json")
 _PATIENCE = 0.4
@@ -164,7 +164,7 @@ class ModalityPanel:
         self.compare.click(self.on_compare, [*asked, self.lines], every, **quiet)
         self.folder.wire()
 
-    @told_while
+    @shows_errors_while
     def on_open(self, token: str, image: Image.Image | None) -> Iterator[dict[Any, Any]]:
         """The tab was opened: load the mixture once, and begin with a picture and its answer."""
         self.shared.workspace(token)
@@ -183,7 +183,7 @@ class ModalityPanel:
             (said,) = mixture.answer([example], decided(example.inputs, _RULE).adapter)
             yield {self.answer: html.answer(_QUESTIONS[0], said)}
 
-    @told
+    @shows_errors
     def on_given(
         self, question: str | None, image: Image.Image | None, sound: Sound | None, route: str
     ) -> tuple[Any, str, str]:
@@ -193,20 +193,20 @@ class ModalityPanel:
         is_ready = question in _QUESTIONS and question not in fitting
         return (fitting[0] if is_ready else gr.skip()), html.lamps(decision), html.rules(REFERENCE, decision)
 
-    @told
+    @shows_errors
     def on_draw(self, number: str, color: str, shape: str, ground: str, draws: int) -> tuple[Any, int]:
         """A picture as described; each time another one."""
         if color == ground:
             raise LoomError(f"A {color} {shape} on {ground} cannot be seen", next="choose another ground")
         return shown(Sight(_NUMBERS.index(number) + 1, color, shape, ground), draws + 1), draws + 1
 
-    @told
+    @shows_errors
     def on_make(self, name: str, draws: int) -> tuple[Sound, int]:
         """A spoken word or a sound; each time another one."""
         wave = clip(name, draws + 1)
         return (RATE, (wave / max(np.abs(wave).max(), 1e-6) * 30000).astype(np.int16)), draws + 1
 
-    @told
+    @shows_errors
     def on_painted(self, painted: Any) -> Any:
         """The painted picture becomes the picture."""
         found = painted.get("composite") if isinstance(painted, dict) else None
@@ -216,7 +216,7 @@ class ModalityPanel:
         white.paste(found, mask=found.getchannel("A") if "A" in found.getbands() else None)
         return white
 
-    @told_while
+    @shows_errors_while
     def on_ask(
         self, token: str, question: str, image: Image.Image | None, sound: Sound | None, route: str, lines: list[str]
     ) -> Iterator[dict[Any, Any]]:
@@ -233,7 +233,7 @@ class ModalityPanel:
             self.log: html.log(lines),
         }
 
-    @told_while
+    @shows_errors_while
     def on_compare(
         self, token: str, question: str, image: Image.Image | None, sound: Sound | None, route: str, lines: list[str]
     ) -> Iterator[dict[Any, Any]]:
