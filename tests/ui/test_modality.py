@@ -14,7 +14,7 @@ from bench.phi4 import Phi4, write_checkpoint
 from studio.audio.speech import RATE
 from studio.core.errors import LoomError
 from studio.mixture.world import IMAGE_QUESTIONS, Sight, picture
-from studio.ui.route.modalities import html
+from studio.ui.route.modalities import markup as html
 from studio.ui.route.modalities.folder import opened
 from studio.ui.route.modalities.page import ModalityPanel, decided, example_of, inputs_of, measured, shown
 from studio.ui.shell.page import Page, build

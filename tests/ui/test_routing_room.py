@@ -12,7 +12,7 @@ import pytest
 
 from studio.recipes.presets import load_preset
 from studio.routing.router import load_router
-from studio.ui.route import html as routing_html
+from studio.ui.route import markup as router_markup
 from studio.ui.route.page import RoutingPanel
 from studio.ui.shell import plots
 from studio.ui.shell.page import Page, build
@@ -196,4 +196,4 @@ def test_plots_escape_names_and_speak() -> None:
     drawn += plots.histogram(evil, [1, 2], [0.0, 1.0, 2.0])
     assert "<img" not in drawn
     assert drawn.count("role='img'") == 2
-    assert routing_html.WHY["remix"] != routing_html.WHY["softmax"]
+    assert router_markup.WHY["remix"] != router_markup.WHY["softmax"]

@@ -19,7 +19,7 @@ from studio.formats import WRITERS
 from studio.recipes.presets import load_preset, preset_choices
 from studio.recipes.recipe import MAX_BYTES, Recipe, read_yaml
 from studio.session.workspace import Workspace
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
 
 _SHOWN = 40
@@ -66,7 +66,7 @@ class HistoryPanel:
                     self.export = gr.Button("Export", variant="primary", size="sm", elem_id="export")
                     self.stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-export")
                     self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="download")
-                self.exported = gr.HTML(views.message(_HINT), elem_id="exported")
+                self.exported = gr.HTML(markup.message(_HINT), elem_id="exported")
             with gr.Tab("History", elem_classes="pane"):
                 with gr.Row():
                     self.title = gr.Textbox(
@@ -101,7 +101,7 @@ class HistoryPanel:
             self.note: escape(_note(workspace, preset)),
             self.name: workspace.recipe.name or "merge",
             self.download: gr.update(visible=False),
-            self.exported: views.message(_HINT),
+            self.exported: markup.message(_HINT),
             self.versions: gr.update(choices=list(workspace.snapshots), value=None, visible=bool(workspace.snapshots)),
         }
 
@@ -144,7 +144,7 @@ class HistoryPanel:
             self.recipe: text,
             self.save: _recipe_file(workspace, text),
             self.download: gr.update(visible=False),
-            self.exported: views.message(_HINT),
+            self.exported: markup.message(_HINT),
         }
 
     @shows_errors
@@ -231,7 +231,7 @@ class HistoryPanel:
 
     def _export_said(self, text: str, kind: str, *, stop: bool = False) -> dict[Any, Any]:
         return {
-            self.exported: views.message(text, kind),
+            self.exported: markup.message(text, kind),
             self.download: gr.update(visible=False),
             self.stop: gr.update(visible=stop),
         }

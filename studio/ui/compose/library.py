@@ -17,7 +17,7 @@ from studio.recipes.recipe import Source
 from studio.recipes.sources import EMBEDDED, UPLOAD, embedded_paths
 from studio.recipes.uploads import receive
 from studio.session.workspace import MAX_SOURCES, Workspace
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, Job, Shared, shows_errors, shows_errors_while
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?(@[\w.-]+)?")
@@ -55,7 +55,7 @@ class LibraryPanel:
             with gr.Column(elem_id="cards"):
                 for index in range(MAX_SOURCES):
                     self._build_row(index)
-            self.empty = gr.HTML(views.message("No adapters yet: drop some files, or take the studio's own."))
+            self.empty = gr.HTML(markup.message("No adapters yet: drop some files, or take the studio's own."))
 
     def _build_row(self, index: int) -> None:
         with gr.Row(visible=False, elem_classes="adapter") as row:
@@ -74,7 +74,7 @@ class LibraryPanel:
         for index, (row, card) in enumerate(zip(self.rows, self.cards, strict=True)):
             updates[row] = gr.update(visible=index < len(entries))
             if index < len(entries):
-                updates[card] = views.card(entries[index])
+                updates[card] = markup.card(entries[index])
         return updates
 
     def wire(self) -> None:
@@ -92,7 +92,7 @@ class LibraryPanel:
     def on_upload(self, token: str, files: Sequence[str] | None) -> Iterator[dict[Any, Any]]:
         """Open what was dropped; what cannot be opened is listed with its reason, the rest is added."""
         workspace, count = self.shared.workspace(token), len(files or ())
-        yield {self.said: views.message(f"Opening {count} file{'s' * (count != 1)}…", "busy"), self.drop: None}
+        yield {self.said: markup.message(f"Opening {count} file{'s' * (count != 1)}…", "busy"), self.drop: None}
         failed, version = [], workspace.version
         for name, upload in receive([Path(file) for file in files or ()], workspace.folder):
             try:
@@ -102,7 +102,7 @@ class LibraryPanel:
             except LoomError as error:
                 failed.append((name, str(error)))
         updates = self.shared.refresh(workspace) if workspace.version != version else {}
-        yield {**updates, self.said: views.refusals(failed)}
+        yield {**updates, self.said: markup.refusals(failed)}
 
     @shows_errors_while
     def on_add(self, token: str, place: str) -> Iterator[dict[Any, Any]]:
@@ -114,11 +114,11 @@ class LibraryPanel:
         job, begun = Job(lambda _: workspace.add(source)), time.monotonic()
         while not job.wait(_PATIENCE):
             where = "Fetching from the Hub" if source.hub else "Opening"
-            yield {self.said: views.message(f"{where}: {place}, {time.monotonic() - begun:.0f} s…", "busy")}
+            yield {self.said: markup.message(f"{where}: {place}, {time.monotonic() - begun:.0f} s…", "busy")}
         try:
             job.result()
         except LoomError as error:
-            yield {self.said: views.refusals([(place, str(error))])}
+            yield {self.said: markup.refusals([(place, str(error))])}
         else:
             yield {**self.shared.refresh(workspace), self.said: "", self.place: ""}
 

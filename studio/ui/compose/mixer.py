@@ -13,7 +13,7 @@ from studio.core.errors import Cancelled, LoomError
 from studio.merging import Method, method_by_id, methods
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.compose.knobs import NARROW, WIDE, knob_control, knob_update, weight_slider, weight_update
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.fields import held
 from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, Job, Shared, shows_errors, shows_errors_while
 
@@ -29,7 +29,7 @@ class MixerPanel:
         with gr.Tab("Mix", elem_classes="pane"):
             self._build_mix()
         with gr.Tab("Report", elem_classes="pane"):
-            self.report = gr.HTML(views.message("The report of the merge appears here."), elem_id="report")
+            self.report = gr.HTML(markup.message("The report of the merge appears here."), elem_id="report")
             self.modules = gr.HTML(elem_id="modules")
 
     def _build_mix(self) -> None:
@@ -143,7 +143,7 @@ class MixerPanel:
             return {}
         workspace.edit(f"method {id}", method=id, knobs={})
         # the former method's figures must not stand under the name of this one
-        return {**self.shared.refresh(workspace), self.status: views.message(f"Merging by {id}…", "busy")}
+        return {**self.shared.refresh(workspace), self.status: markup.message(f"Merging by {id}…", "busy")}
 
     def on_slid(
         self, slider: gr.Slider, edit: Callable[[str, float], int], token: str, value: Any, is_wide: bool
@@ -199,30 +199,30 @@ class MixerPanel:
     def on_stop(self, token: str) -> dict[Any, Any]:
         """Stop a merge under way."""
         self.shared.workspace(token).stop()
-        return {self.status: views.message("Stopped. Any change starts the merge again."), self.stop: _HIDDEN}
+        return {self.status: markup.message("Stopped. Any change starts the merge again."), self.stop: _HIDDEN}
 
     @shows_errors_while
     def on_version(self, token: str) -> Iterator[dict[Any, Any]]:
         """The recipe changed: merge, telling the progress if it takes long."""
         workspace = self.shared.workspace(token)
         if not workspace.recipe.sources:
-            yield self._said(views.message("Add an adapter to merge."), "", "")
+            yield self._said(markup.message("Add an adapter to merge."), "", "")
             return
         job = Job(lambda _: workspace.compose())
         while not job.wait(_PATIENCE):
             done, total = workspace.progress
             far = f"{done} of {total} modules" if total else "reading the adapters"
-            busy = views.message(f"Merging by {workspace.recipe.method}: {far}…", "busy")
+            busy = markup.message(f"Merging by {workspace.recipe.method}: {far}…", "busy")
             yield {self.status: busy, self.stop: gr.update(visible=True)}
         try:
             found = job.result().report
         except Cancelled:
             return
         except LoomError as error:
-            refused = views.message(str(error), "refused")
+            refused = markup.message(str(error), "refused")
             yield self._said(refused, "", refused)
             return
-        yield self._said(views.report(found), views.modules(found.modules), _line(found, _edited(workspace)))
+        yield self._said(markup.report(found), markup.modules(found.modules), _line(found, _edited(workspace)))
 
     def _said(self, report: str, modules: str, status: str) -> dict[Any, Any]:
         return {self.report: report, self.modules: modules, self.status: status, self.stop: _HIDDEN}
@@ -254,4 +254,4 @@ def _line(found: Report, edited: int) -> str:
     note = f" · {count} note{'s' * (count > 1)} in the report" if count else ""
     to_sum = "" if found.cosine_to_sum is None else f" · cosine to sum {found.cosine_to_sum:.3f}"
     after = f" · after {edited:,} edit{'s' * (edited > 1)} of units" if edited else ""
-    return views.message(f"rank {found.rank} · kept energy {found.kept_energy:.1%}{to_sum}{after}{note}", "line")
+    return markup.message(f"rank {found.rank} · kept energy {found.kept_energy:.1%}{to_sum}{after}{note}", "line")

@@ -17,7 +17,7 @@ from studio.session.workspace import Workspace
 from studio.text.bases import find_base, is_at_hand
 from studio.text.decoding import Decoding
 from studio.text.preview import Preview, open_preview
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -53,7 +53,7 @@ class ReadingPanel:
                 self.write = gr.Button("Write", variant="primary", size="sm", min_width=66, scale=0, elem_id="write")
                 self.halt = gr.Button("Stop", size="sm", min_width=56, scale=0, elem_id="stop")
             self.columns = gr.HTML(
-                views.message("Type a prompt: base, sources and merge write side by side."), elem_id="columns"
+                markup.message("Type a prompt: base, sources and merge write side by side."), elem_id="columns"
             )
             with gr.Accordion("Reading settings: length, temperature, perplexity, base model", open=False):
                 with gr.Row():
@@ -164,11 +164,11 @@ class ReadingPanel:
         job, begun = Job(lambda _: self.shared.rooms.bases.get(name)), time.monotonic()
         while not job.wait(_POLL):
             far = f"Loading {name}; a download takes as long as it is large: {time.monotonic() - begun:.0f} s…"
-            yield {self.columns: views.message(far, "busy")}
+            yield {self.columns: markup.message(far, "busy")}
         try:
             job.result()
         except LoomError as error:
-            yield {self.columns: views.message(str(error), "refused")}
+            yield {self.columns: markup.message(str(error), "refused")}
             return
         workspace.version += 1
         yield {self.shared.version: workspace.version}
@@ -184,7 +184,7 @@ class ReadingPanel:
         workspace = self.shared.workspace(token)
         version, view = workspace.version, workspace.recipe.view
         if not workspace.recipe.sources or not view.prompt.strip():
-            yield views.message("Type a prompt, or pick one: base, sources and merge write side by side.")
+            yield markup.message("Type a prompt, or pick one: base, sources and merge write side by side.")
             return
         try:
             preview = self.open(workspace)
@@ -193,9 +193,9 @@ class ReadingPanel:
         except Cancelled:
             return
         except NotAtHand as error:
-            yield views.message(f"No text preview: {error} Map, merge and export work all the same.", "note")
+            yield markup.message(f"No text preview: {error} Map, merge and export work all the same.", "note")
         except LoomError as error:
-            yield views.message(str(error), "refused")
+            yield markup.message(str(error), "refused")
 
     def open(self, workspace: Workspace) -> Preview:
         """The preview of the workspace's sources over their base, loaded once for all visitors."""
@@ -212,12 +212,12 @@ class ReadingPanel:
         decoding = Decoding(max_tokens=view.tokens, temperature=view.temperature, seed=workspace.recipe.seed)
         texts: tuple[str, ...] = ("",) * len(names)
         for texts in preview.generate(view.prompt, merge, decoding, stop=_Newer(workspace, version)):
-            yield views.columns(names, texts, {}, "writing…")
+            yield markup.columns(names, texts, {}, "writing…")
         if workspace.version != version:
             return
         measured, state = _measured(preview, view.text, merge)
         notes = [f"{finding.text}." for finding in preview.findings]
-        yield views.columns(names, texts, measured, " ".join([state, *notes]).strip())
+        yield markup.columns(names, texts, measured, " ".join([state, *notes]).strip())
 
 
 class _Open:

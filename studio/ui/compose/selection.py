@@ -11,7 +11,7 @@ from studio.core.errors import LoomError
 from studio.session.workspace import Workspace
 from studio.ui.compose.map import picked_ids
 from studio.ui.compose.units import UnitsPanel
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, Shared, shows_errors
 from studio.units import Units, drawn
 
@@ -47,7 +47,7 @@ class SelectionPanel:
     def build_tab(self) -> None:
         """The tab that lists the selection."""
         with gr.Tab("Selection", elem_classes="pane"):
-            self.listed = gr.HTML(views.message(_NOTHING), elem_id="listed")
+            self.listed = gr.HTML(markup.message(_NOTHING), elem_id="listed")
 
     def components(self) -> list[Any]:
         """The recipe sets no control of the selection: every edit ends it."""
@@ -133,12 +133,12 @@ class SelectionPanel:
         """The selection in words and as a table."""
         chosen = list(workspace.selection)
         if not chosen:
-            return [_HINT, views.message(_NOTHING)]
+            return [_HINT, markup.message(_NOTHING)]
         table, factors = _shown(workspace).table, workspace.factors()
         energy = table.norm.astype(float) ** 2
         share = energy[chosen].sum() / energy.sum() if energy.any() else 0.0
         rows = [
-            views.UnitRow(
+            markup.UnitRow(
                 table.adapters[table.adapter[unit]],
                 table.places[table.module[unit]].name,
                 int(table.rank[unit]) + 1,
@@ -147,7 +147,7 @@ class SelectionPanel:
             )
             for unit in sorted(chosen, key=lambda unit: -energy[unit])[:_LISTED]
         ]
-        return [f"<b>{len(chosen):,} units</b>, {share:.1%} of all energy", views.units(rows, len(chosen))]
+        return [f"<b>{len(chosen):,} units</b>, {share:.1%} of all energy", markup.units(rows, len(chosen))]
 
 
 def _shown(workspace: Workspace) -> Units:

@@ -19,7 +19,7 @@ from studio.session.workspace import Workspace
 from studio.ui.compose.learn.job import Result, open_base
 from studio.ui.judge import table as board
 from studio.ui.judge.job import Judging, Question, chosen
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
 
@@ -52,7 +52,7 @@ class ScoringPanel:
             with gr.Column(scale=4, min_width=320, elem_id="scoring"):
                 self._build_choice()
             with gr.Column(scale=8, min_width=320, elem_id="scored"):
-                self.state = gr.HTML(views.first_view(*_FIRST), elem_id="score-state")
+                self.state = gr.HTML(markup.first_view(*_FIRST), elem_id="score-state")
                 self.table = gr.HTML(elem_id="board")
                 with gr.Row(visible=False) as self.bar:
                     self.open = gr.Dropdown(
@@ -132,7 +132,7 @@ class ScoringPanel:
             [f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(workspace).values())
         )
         run = self.judgings.get(token)
-        first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
+        first = {self.state: markup.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
         yield {
             self.adapters: gr.update(choices=names, value=names),
             self.tasks: gr.update(choices=listed, value=value),
@@ -200,7 +200,7 @@ class ScoringPanel:
         if entry.recipe.digest() == workspace.recipe.digest():
             return {}
         workspace.load(entry.recipe, f"row {entry.name}")
-        said = views.message(f"{entry.name} is on the desk; Undo brings the former back.", "good")
+        said = markup.message(f"{entry.name} is on the desk; Undo brings the former back.", "good")
         return {**self.shared.refresh(workspace), self.state: said}
 
     def follow(self, token: str, run: Judging) -> Iterator[dict[Any, Any]]:
@@ -218,7 +218,7 @@ class ScoringPanel:
         except Cancelled:
             pass
         except LoomError:
-            yield {self.state: views.message("Nothing was judged.", "refused"), **self.buttons(going=False)}
+            yield {self.state: markup.message("Nothing was judged.", "refused"), **self.buttons(going=False)}
             raise
         yield self._ended(token, run)
 
@@ -227,7 +227,7 @@ class ScoringPanel:
         try:
             run.job.result()
         except LoomError as error:
-            return {self.filled: True, self.state: views.message(str(error)), **self.buttons(going=False)}
+            return {self.filled: True, self.state: markup.message(str(error)), **self.buttons(going=False)}
         return {self.filled: True, **self.results(self.shared.workspace(token), run), **self.buttons(going=False)}
 
     def results(self, workspace: Workspace, run: Judging) -> dict[Any, Any]:
@@ -315,19 +315,19 @@ def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, task
 
 def _progress(run: Judging) -> str:
     of = f"Row {run.done} of {run.total}: " if run.total else ""
-    return views.message(f"{of}{run.said}…", "busy")
+    return markup.message(f"{of}{run.said}…", "busy")
 
 
 def _summary(run: Judging) -> str:
     if not run.rows:
-        return views.message("Cancelled before the first row.")
+        return markup.message("Cancelled before the first row.")
     word = "Cancelled" if run.stopped.is_set() else "Done"
     text = f"{word}: {len(run.rows)} rows. Every one of them opens as a recipe, except what was trained or drawn."
     if run.question.learned is not None:
-        return views.message(f"{text} The learned row was judged on questions it never saw.", "good")
+        return markup.message(f"{text} The learned row was judged on questions it never saw.", "good")
     if run.question.current and any(source.modules for source in run.question.current.sources):
         text += " The desk's weights by module come from elsewhere: learn them here, and their controls come with them."
-    return views.message(text, "good")
+    return markup.message(text, "good")
 
 
 def _files(workspace: Workspace, found: Board) -> tuple[str, str]:

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
-from studio.ui.route import html as routing_html
+from studio.ui.route import markup as router_markup
 from studio.ui.route.job import Comparison, Routing, comparison
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.fields import whole
 from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
 
@@ -28,7 +28,7 @@ class BesidePart:
             self.enough = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="route-judge-stop")
             self.asked = gr.Number(10, label="Questions of each task", precision=0, elem_id="route-asked")
         self.judged = gr.HTML(
-            views.message(
+            markup.message(
                 "Uniform, the oracle that has seen the answers, other routers trained alike, PEFT's Arrow and X-LoRA: "
                 "all on the same questions, none of them trained on."
             ),
@@ -53,15 +53,15 @@ class BesidePart:
         self.comparisons.put(token, work)
         going = {self.judge: gr.update(interactive=False), self.enough: gr.update(interactive=True)}
         done = {self.judge: gr.update(interactive=True), self.enough: gr.update(interactive=False)}
-        yield {self.judged: views.message(f"{work.said}…", "busy"), **going}
+        yield {self.judged: markup.message(f"{work.said}…", "busy"), **going}
         while not work.job.wait(_PAUSE):
-            table = routing_html.comparison(list(work.rows)) if work.rows else ""
-            yield {self.judged: views.message(f"{work.said}…", "busy") + table}
-        yield {self.judged: routing_html.comparison(work.rows), **done}
+            table = router_markup.comparison(list(work.rows)) if work.rows else ""
+            yield {self.judged: markup.message(f"{work.said}…", "busy") + table}
+        yield {self.judged: router_markup.comparison(work.rows), **done}
         try:
             work.job.result()
         except Cancelled as error:
-            yield {self.judged: views.message(str(error)) + routing_html.comparison(work.rows)}
+            yield {self.judged: markup.message(str(error)) + router_markup.comparison(work.rows)}
 
     @shows_errors
     def on_enough(self, token: str) -> Any:

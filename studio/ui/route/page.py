@@ -22,10 +22,10 @@ from studio.session.workspace import Workspace
 from studio.text.decoding import Decoding
 from studio.text.skills import SKILLS
 from studio.ui.compose.learn.job import open_base
-from studio.ui.route import html as routing_html
+from studio.ui.route import markup as router_markup
 from studio.ui.route.comparison import BesidePart
 from studio.ui.route.job import Order, Ready, Routing, choices, fitting, labelled, opened
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import RunRoom
@@ -73,7 +73,7 @@ class RoutingPanel(RunRoom[Routing]):
                 self._build_writing()
             with gr.Column(scale=7, min_width=320, elem_id="routed"), gr.Tabs():
                 with gr.Tab("This router", elem_classes="pane"):
-                    self.state = gr.HTML(views.first_view(*_FIRST), elem_id="route-state")
+                    self.state = gr.HTML(markup.first_view(*_FIRST), elem_id="route-state")
                     self.figures = gr.HTML(elem_id="route-figures")
                     self.plots = gr.HTML(elem_id="route-plots")
                     self.shares = gr.HTML(elem_id="route-shares")
@@ -146,7 +146,7 @@ class RoutingPanel(RunRoom[Routing]):
         with gr.Row():
             self.scale = gr.Slider(-1, 6, 5, step=0.25, label="Logit scale σ‖x‖, power of 2", elem_id="route-scale")
             self.choices = gr.Slider(2, 32, 8, step=1, label="Adapters", elem_id="route-n")
-        self.collapse = gr.HTML(routing_html.collapse(collapse(32.0, draws=_DRAWS)), elem_id="route-collapse")
+        self.collapse = gr.HTML(router_markup.collapse(collapse(32.0, draws=_DRAWS)), elem_id="route-collapse")
 
     # Listening -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class RoutingPanel(RunRoom[Routing]):
         run = self.runs.get(token)
         is_new = run is None and self.ready.get(token) is None
         example = asked.example(next(iter(kept or fitting(workspace)), None))
-        first = {self.state: views.first_view(*_FIRST, *example)} if is_new else {}
+        first = {self.state: markup.first_view(*_FIRST, *example)} if is_new else {}
         yield {
             self.tasks: gr.update(choices=listed, value=kept or fitting(workspace)),
             self.pick: gr.update(choices=questions, value=None),
@@ -230,16 +230,16 @@ class RoutingPanel(RunRoom[Routing]):
     def picture(self, run: Routing) -> dict[Any, Any]:
         """What a run looks like now."""
         history, shape = list(run.history), run.order.shape
-        busy = {self.state: views.message(f"{run.said}…", "busy")}
+        busy = {self.state: markup.message(f"{run.said}…", "busy")}
         if not history:
             return {**busy, self.figures: "", self.plots: "", self.shares: ""}
         last = history[-1][1] if run.is_going else _best(history)  # at its end the router is that of the best step
         steps = run.order.settings.schedule.steps
         return {
             **busy,
-            self.figures: routing_html.figures(last, shape.k),
-            self.plots: routing_html.progress(history, steps, len(run.names), shape.kind, shape.k),
-            self.shares: routing_html.shares(last, run.names, run.order.tasks),
+            self.figures: router_markup.figures(last, shape.k),
+            self.plots: router_markup.progress(history, steps, len(run.names), shape.kind, shape.k),
+            self.shares: router_markup.shares(last, run.names, run.order.tasks),
         }
 
     # Writing ---------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class RoutingPanel(RunRoom[Routing]):
             f"{_GRAINS[router.granularity]}. It can write; figures come with training."
         )
         nothing: dict[Any, Any] = dict.fromkeys((self.figures, self.plots, self.shares), "")
-        return {self.state: views.message(said, "good"), **nothing, self.download: gr.update(visible=False)}
+        return {self.state: markup.message(said, "good"), **nothing, self.download: gr.update(visible=False)}
 
     @shows_errors
     def on_pick(self, name: str | None) -> Any:
@@ -281,7 +281,7 @@ class RoutingPanel(RunRoom[Routing]):
     def on_scale(self, power: Any, n: Any) -> str:
         """Another logit scale: draw fresh routers."""
         found = collapse(2.0 ** number("The scale", power, -8, 8), whole("Adapters", n, 2, 32), draws=_DRAWS)
-        return routing_html.collapse(found)
+        return router_markup.collapse(found)
 
 
 def _coloured(found: Writing) -> Any:
@@ -305,7 +305,7 @@ def _told(run: Routing) -> str:
     first, best = done.history[0][1], _best(done.history)
     word = "Stopped" if run.can_resume else "Done"
     right = "" if best.found is None else f" It makes the right choice for {best.found:.0%} of them."
-    return views.message(
+    return markup.message(
         f"{word} after {done.state.step} steps: loss {first.loss:.3f} → {best.loss:.3f} on questions held back.{right} "
         "Give it a prompt: the colours say who answered.",
         "good",

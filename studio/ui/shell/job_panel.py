@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import Job, Latest, shows_errors, shows_errors_while
 
 _PAUSE = 0.5  # seconds between two pictures of a run
@@ -99,7 +99,7 @@ class RunRoom(Generic[Work]):
         try:
             run.job.result()
         except LoomError as error:
-            return {self.state: views.message(str(error)), **self.buttons(run, going=False)}
+            return {self.state: markup.message(str(error)), **self.buttons(run, going=False)}
         return {**self.picture(run), **self.buttons(run, going=False), **self.left(token, run)}
 
     def follow(self, token: str, run: Work) -> Iterator[dict[Any, Any]]:
@@ -113,7 +113,7 @@ class RunRoom(Generic[Work]):
             yield self.ended(token, run)
             return
         except LoomError:
-            yield {self.state: views.message("Nothing was learned.", "refused"), **self.buttons(run, going=False)}
+            yield {self.state: markup.message("Nothing was learned.", "refused"), **self.buttons(run, going=False)}
             raise
         yield {**self.picture(run), **self.buttons(run, going=False), **self.finished(token, run)}
 

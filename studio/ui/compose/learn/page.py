@@ -20,7 +20,7 @@ from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn import curves
 from studio.ui.compose.learn.job import Training, open_base
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import RunRoom
@@ -74,7 +74,7 @@ class LearningPanel(RunRoom[Training]):
             with gr.Column(scale=4, min_width=320, elem_id="learning"):
                 self._build_choice()
             with gr.Column(scale=7, min_width=320, elem_id="learned"):
-                self.state = gr.HTML(views.first_view(*_FIRST), elem_id="learn-state")
+                self.state = gr.HTML(markup.first_view(*_FIRST), elem_id="learn-state")
                 self.heat = gr.HTML(elem_id="learn-heat")
                 self.curve = gr.HTML(elem_id="learn-curve")
 
@@ -144,7 +144,7 @@ class LearningPanel(RunRoom[Training]):
         fitting = asked.fitting(workspace)
         value = chosen if asked.fits(workspace, chosen) else f"{fitting}:train" if fitting else None
         run = self.runs.get(token)
-        first = {self.state: views.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
+        first = {self.state: markup.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
         yield {self.examples: gr.update(choices=listed, value=value), **first}
         yield from self.reopened(token, is_filled)
 
@@ -199,7 +199,7 @@ class LearningPanel(RunRoom[Training]):
         losses, valid = list(run.losses), list(run.valid)
         heat = curves.heat_map(run.rows, run.names, run.coefficients) if run.coefficients is not None else ""
         return {
-            self.state: views.message(f"{run.said}…", "busy"),
+            self.state: markup.message(f"{run.said}…", "busy"),
             self.heat: heat,
             self.curve: curves.loss_curve(losses, valid, max(run.steps, 1)) if losses else "",
         }
@@ -218,7 +218,7 @@ def _told(run: Training, workspace: Workspace) -> str:
     """What a finished run means, in two sentences."""
     result = run.result
     if result is None:
-        return views.message("Nothing was learned.", "refused")
+        return markup.message("Nothing was learned.", "refused")
     state = result.learned.soup.state
     first = state.valid[0][1]
     word = "Stopped" if run.can_resume else "Done"
@@ -229,7 +229,7 @@ def _told(run: Training, workspace: Workspace) -> str:
         where = "It is on the desk as weights by module: preview and export follow, Undo brings the former back."
     else:
         where = "The desk holds other adapters by now: it waits among the named versions."
-    return views.message(
+    return markup.message(
         f"{loss} {where} The Scoreboard judges it beside its controls, on questions it never saw.", "good"
     )
 

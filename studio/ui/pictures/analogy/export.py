@@ -19,7 +19,7 @@ from studio.recipes.sources import UPLOAD
 from studio.recipes.uploads import receive
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.pictures.analogy.room import Room
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis, kept, recipe_at_large, recipe_of, strongest
 
@@ -71,12 +71,12 @@ class KeepPanel:
         workspace, opened, recipe = self._recipe(token, rank)
         if format not in _FORMATS:
             raise LoomError(f"There is no format {format!r}", next="choose one of the list")
-        yield {self.saved: views.message("Writing and reading back…", "busy"), self.download: gr.update(visible=False)}
+        yield {self.saved: markup.message("Writing and reading back…", "busy"), self.download: gr.update(visible=False)}
         job = Job(partial(_written, workspace, opened, recipe, format))
         while not job.wait(0.5):
             done, total, _ = job.progress
             said = f"Composing and writing… {done} of {total or '?'} modules"
-            yield {self.saved: views.message(said, "busy")}
+            yield {self.saved: markup.message(said, "busy")}
         path, composition = job.result()
         report = composition.report
         said = (
@@ -84,7 +84,7 @@ class KeepPanel:
             f"kept energy {report.kept_energy:.2%}, {path.stat().st_size / 1e6:.1f} MB, recipe inside, read back and "
             "compared."
         )
-        yield {self.saved: views.message(said, "good"), self.download: gr.update(value=str(path), visible=True)}
+        yield {self.saved: markup.message(said, "good"), self.download: gr.update(value=str(path), visible=True)}
 
     @shows_errors
     def on_add(self, token: str, rank: float) -> dict[Any, Any]:
@@ -95,7 +95,10 @@ class KeepPanel:
         if isinstance(folder, LoomError):
             raise folder
         workspace.add(Source(path=f"{UPLOAD}{folder.name}", name=recipe.name))
-        return {**self.room.shared.refresh(workspace), self.opened: views.message(f"{name} is in Compose now.", "good")}
+        return {
+            **self.room.shared.refresh(workspace),
+            self.opened: markup.message(f"{name} is in Compose now.", "good"),
+        }
 
     @shows_errors
     def on_open(self, token: str, count: float) -> dict[Any, Any]:
@@ -106,7 +109,7 @@ class KeepPanel:
         recipe = recipe_at_large(opened, mix, sitting.strength, chosen)
         workspace.load(recipe, f"{len(chosen)} adapters of the basis")
         said = f"{len(chosen)} adapters are in Compose now; Undo there brings back what was."
-        return {**self.room.shared.refresh(workspace), self.opened: views.message(said, "good")}
+        return {**self.room.shared.refresh(workspace), self.opened: markup.message(said, "good")}
 
     def _recipe(self, token: str, rank: float) -> tuple[Workspace, OpenBasis, Recipe]:
         """The visitor's workspace, the basis, and the recipe of the analogy on the table."""

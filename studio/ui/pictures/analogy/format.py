@@ -9,7 +9,7 @@ import numpy as np
 
 from studio.evaluation.image_quality import psnr
 from studio.ui.pictures.analogy.session import Picture
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.vision.export import strongest
 from studio.vision.lorweb import effective_size
 from studio.vision.pictures import to_tensor
@@ -35,7 +35,7 @@ def judged(found: Picture, truth: Picture | None) -> str:
     """How near b' is to the right answer, where there is one."""
     if truth is None:
         return ""
-    return views.message(f"{decibels(found, truth):.1f} dB from the right answer (PSNR; above 25 is close)", "line")
+    return markup.message(f"{decibels(found, truth):.1f} dB from the right answer (PSNR; above 25 is close)", "line")
 
 
 def mix_line(mix: Tensor) -> str:
@@ -43,7 +43,7 @@ def mix_line(mix: Tensor) -> str:
     mean = mix.abs().mean(0)
     share = mean / mean.sum().clamp_min(1e-9)
     named = ", ".join(f"{i + 1} ({share[i]:.0%})" for i in strongest(mix, 4))
-    return views.message(
+    return markup.message(
         f"About {float(effective_size(mix).mean()):.1f} of {mix.shape[-1]} adapters take part in a layer. "
         f"Most used over all layers: {named}.",
         "line",

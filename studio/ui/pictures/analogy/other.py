@@ -17,7 +17,7 @@ from studio.ui.pictures.analogy.models import Opened
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import SLIDERS
 from studio.ui.pictures.analogy.space import SpacePanel
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, PRIVATE, Job, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis
 from studio.vision.kontext import GUIDANCE, SIDE, Prompting
@@ -38,7 +38,7 @@ class OtherPanel:
     def build(self) -> None:
         """Fields, terms and buttons."""
         self.note = gr.HTML(
-            views.message(
+            markup.message(
                 "The embedded model draws. FLUX.1-Kontext with a LoRWeB basis can take its place: about 37 GB of "
                 "weights, a GPU, and models that have terms of their own.",
                 "line",
@@ -110,7 +110,7 @@ class OtherPanel:
         self.room.change(token, prompting=Prompting(prompt or "", guidance, int(side)))
         work = partial(_open, base.strip(), file, encoder=router, placing=Placing("", offload, bool(float8)))
         job = Job(work)
-        yield {self.note: views.message(f"Opening {escape(base)}: a download or a load of many gigabytes…", "busy")}
+        yield {self.note: markup.message(f"Opening {escape(base)}: a download or a load of many gigabytes…", "busy")}
         while not job.wait(1.0):
             pass
         opened: Opened = job.result()
@@ -136,7 +136,7 @@ class OtherPanel:
         most = 50 if key else _EMBEDDED_STEPS
         self.room.change(token, model=key, other=None, t=0.0, gains=(1.0,) * SLIDERS, steps=model.usual_steps)
         sitting = self.room.sitting(token)
-        updates: dict[Any, Any] = {self.note: views.message(escape(said), "good")}
+        updates: dict[Any, Any] = {self.note: markup.message(escape(said), "good")}
         version = self.room.look(token, sitting.pictures, sitting.truth)
         controls = {self.steps: gr.update(maximum=most, value=model.usual_steps), **self.space.sized(model.basis.size)}
         return updates | controls | {self.room.version: version}

@@ -17,7 +17,7 @@ from studio.ui.pictures.analogy.pictures import PicturesPanel
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import Sitting
 from studio.ui.pictures.analogy.space import SpacePanel
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors_while
 from studio.vision.pictures import to_picture
 from studio.vision.space import ready
@@ -92,15 +92,15 @@ class AnalogyPanel:
         """The tab was opened: load the model once, draw the strip of ready analogies, begin with the first."""
         state, models = self.pictures.state, self.room.models
         if not token:
-            yield {state: views.message("The page is still opening…", "busy"), self.early: True}
+            yield {state: markup.message("The page is still opening…", "busy"), self.early: True}
             return
         sitting = self.room.sitting(token)
         if not models.is_there:
-            yield {state: views.message("The embedded analogy model is not in this copy of the studio.", "refused")}
+            yield {state: markup.message("The embedded analogy model is not in this copy of the studio.", "refused")}
             return
         job = Job(models.load)
         while not job.wait(_PATIENCE):
-            yield {state: views.message("Loading the analogy model: a few seconds, once…", "busy")}
+            yield {state: markup.message("Loading the analogy model: a few seconds, once…", "busy")}
         job.result()
         if is_filled:
             yield {state: ""}
@@ -138,7 +138,7 @@ class AnalogyPanel:
         sitting = self.room.sitting(token)
         b2, state = self.pictures.b2, self.pictures.state
         if sitting.seen is None:
-            yield {b2: None, self.mix: views.message("Fill a, a′ and b, or pick a ready analogy."), self.heat: ""}
+            yield {b2: None, self.mix: markup.message("Fill a, a′ and b, or pick a ready analogy."), self.heat: ""}
             return
         drawing = self.room.drawing(token, sitting)
         job = Job(drawing)
@@ -150,7 +150,7 @@ class AnalogyPanel:
             done, of, _ = job.progress
             if done > told:
                 told, shown = done, drawing.picture
-                said = {state: views.message(f"Drawing: step {done} of {of}…", "busy")}
+                said = {state: markup.message(f"Drawing: step {done} of {of}…", "busy")}
                 yield {**said, b2: shown} if shown is not None else said
         try:
             found = job.result()

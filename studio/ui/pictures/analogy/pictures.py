@@ -12,7 +12,7 @@ from studio.core.errors import LoomError
 from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.room import Room
 from studio.ui.pictures.analogy.session import SLIDERS, Picture
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, shows_errors
 from studio.vision.pictures import on_white
 from studio.vision.transforms import TRANSFORMS
@@ -28,7 +28,7 @@ class PicturesPanel:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.state = gr.HTML(
-            views.message("The analogy model loads when this page is first opened."), elem_id="analogy-state"
+            markup.message("The analogy model loads when this page is first opened."), elem_id="analogy-state"
         )
         with gr.Row():
             self.a = _slot("a: before", "slot-a")

@@ -22,7 +22,7 @@ from studio.core.errors import Cancelled, LoomError
 from studio.session.workspace import Workspace
 from studio.text.folders import EMBEDDED as TEXT
 from studio.ui.pictures.image.bases import Bases, Draws, brought
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, Latest, Shared, shows_errors, shows_errors_while
 from studio.vision.licences import terms_of
 from studio.vision.pipeline import BASE, STEPS, catalogue
@@ -80,7 +80,7 @@ class ImagePanel:
 
     def _build_wish(self) -> None:
         self.is_ours = gr.State(None)
-        self.note = gr.HTML(views.message(_EMPTY), elem_id="image-note")
+        self.note = gr.HTML(markup.message(_EMPTY), elem_id="image-note")
         self.bring = gr.Button("Bring two adapters to try", size="sm", elem_id="image-bring")
         self.base = gr.Textbox(
             label="Base", info="a folder in diffusers' layout or a Hub id; empty: what the adapters name",
@@ -107,7 +107,7 @@ class ImagePanel:
         with gr.Row():
             self.draw = gr.Button("Draw side by side", variant="primary", size="sm", elem_id="image-draw")
             self.halt = gr.Button("Stop", size="sm", interactive=False, min_width=70, scale=0, elem_id="image-halt")
-        self.hint = gr.HTML(views.first_view(*_FIRST), elem_id="image-hint")
+        self.hint = gr.HTML(markup.first_view(*_FIRST), elem_id="image-hint")
         self.row = gr.Gallery(
             label="Side by side, from the same noise", columns=_ACROSS, height="auto",
             elem_id="image-row", object_fit="contain", visible=False,
@@ -146,7 +146,7 @@ class ImagePanel:
             return {}
         adapters = self.shared.workspace(token).adapters
         names = [adapter.name for adapter in adapters]
-        updates = {self.note: views.message(_said(adapters), "line"), **self._fitted(token, base, was_ours)}
+        updates = {self.note: markup.message(_said(adapters), "line"), **self._fitted(token, base, was_ours)}
         for menu, name in zip((self.first, self.second), _two(names), strict=True):
             updates[menu] = gr.update(choices=names, value=name)
         return updates
@@ -178,7 +178,7 @@ class ImagePanel:
     def on_bring(self, token: str) -> Iterator[dict[Any, Any]]:
         """Two analogies kept as LoRAs in the workspace, so that there is something to draw."""
         workspace = self.shared.workspace(token)
-        yield {self.note: views.message("Making two LoRAs of two analogies…", "busy")}
+        yield {self.note: markup.message("Making two LoRAs of two analogies…", "busy")}
         job = Job(partial(brought, self.bases, workspace))
         while not job.wait(_PATIENCE):
             pass
@@ -223,7 +223,7 @@ class ImagePanel:
         wish = asked.wish(is_ours)
         stop = self._begin(token, workspace)
         found: list[tuple[Image.Image, str]] = []
-        yield {self.note: views.message("Opening the base…", "busy"), self.halt: gr.update(interactive=True)}
+        yield {self.note: markup.message("Opening the base…", "busy"), self.halt: gr.update(interactive=True)}
         try:
             draws: Draws = yield from self._waited(opening, "Opening the base…", stop)
             yield {into: gr.update(value=[], **shape)}
@@ -252,7 +252,7 @@ class ImagePanel:
         """What is said at the end, unless something newer is being drawn."""
         if self.going.get(token) is not stop.event:
             return {self.note: gr.skip()}
-        return {self.note: views.message(text, level), self.halt: gr.update(interactive=False)}
+        return {self.note: markup.message(text, level), self.halt: gr.update(interactive=False)}
 
     def _waited(self, work: Any, said: str, stop: Stop) -> Generator[dict[Any, Any], None, Any]:
         """Work on a thread, saying what goes on and for how long; raises `Cancelled` once it is no longer wanted."""
@@ -264,7 +264,7 @@ class ImagePanel:
                 raise Cancelled("Something newer is drawn")
             seconds = int(time.monotonic() - began)
             told = f"{job.progress[2] or said}{f' {seconds} s' if seconds > 1 else ''}"
-            yield {self.note: views.message(told, "busy")}
+            yield {self.note: markup.message(told, "busy")}
         return job.result()
 
     def _opening(self, workspace: Workspace, asked: Asked) -> tuple[bool, Any]:

@@ -16,8 +16,8 @@ from studio.formats import embedded_adapters, open_adapter
 from studio.formats.containers.bundle import read_config
 from studio.formats.modules.fused import split_projections
 from studio.routing.modality_views import ModalityViews, modality_views
-from studio.ui.route.modalities import html
-from studio.ui.shell import html as views
+from studio.ui.route.modalities import markup as html
+from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors_while
 
 _PATIENCE = 0.5
@@ -45,7 +45,7 @@ class FolderPart:
             )
             self.show = gr.Button("Show the adapters", size="sm", elem_id="phi-show")
         self.views = gr.HTML(
-            views.message("To merge two of them, add FOLDER#vision and FOLDER#speech in Compose."), elem_id="phi-views"
+            markup.message("To merge two of them, add FOLDER#vision and FOLDER#speech in Compose."), elem_id="phi-views"
         )
 
     def wire(self) -> None:
@@ -61,7 +61,7 @@ class FolderPart:
         job = Job(partial(_compared, place, split))
         while not job.wait(_PATIENCE):
             done, of, _ = job.progress
-            yield views.message(f"Reading module {done} of {of}…" if of else "Opening…", "busy")
+            yield markup.message(f"Reading module {done} of {of}…" if of else "Opening…", "busy")
         yield html.folder(job.result())
 
 

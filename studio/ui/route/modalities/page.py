@@ -30,9 +30,9 @@ from studio.mixture.world import (
     spoken_prompt,
 )
 from studio.routing.modality import REFERENCE, Decision, Forced, Inputs, ModalityRouter
-from studio.ui.route.modalities import html
+from studio.ui.route.modalities import markup as html
 from studio.ui.route.modalities.folder import FolderPart
-from studio.ui.shell import html as views
+from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors, shows_errors_while
 
 _RESULTS = assets("mixture", "results.json")
@@ -113,21 +113,21 @@ class ModalityPanel:
                     "sound-name",
                 )
                 self.make = gr.Button("Make this sound", size="sm", elem_id="make-sound")
-                gr.HTML(views.message("Its voice is a formant synthesiser's. It never heard a real one."))
+                gr.HTML(markup.message("Its voice is a formant synthesiser's. It never heard a real one."))
         with gr.Accordion("Paint a picture", open=False):
             self.canvas = gr.ImageEditor(type="pil", height=260, canvas_size=(256, 256), label="Paint", elem_id="paint")
             self.use = gr.Button("Use the painting", size="sm", elem_id="use-painting")
 
     def _build_answer(self) -> None:
         self.state = gr.HTML(
-            views.message("The mixture loads when this page is first opened."), elem_id="mixture-state"
+            markup.message("The mixture loads when this page is first opened."), elem_id="mixture-state"
         )
         self.route = gr.Radio(list(_ROUTES), value=_RULE, label="Which adapter", elem_id="route-by")
         self.lamps = gr.HTML(elem_id="lamps")
         with gr.Row():
             self.ask = gr.Button("Ask", variant="primary", size="sm", elem_id="ask")
             self.compare = gr.Button("Ask every way", size="sm", elem_id="ask-all")
-        self.answer = gr.HTML(views.message("Draw a picture or make a sound, then ask."), elem_id="mixture-said")
+        self.answer = gr.HTML(markup.message("Draw a picture or make a sound, then ask."), elem_id="mixture-said")
         with gr.Tabs():
             with gr.Tab("Decisions", elem_classes="pane"):
                 self.table = gr.HTML(html.rules(REFERENCE, None), elem_id="rules")
@@ -175,7 +175,7 @@ class ModalityPanel:
             yield {self.image: image, self.lamps: html.lamps(decision), self.table: html.rules(REFERENCE, decision)}
         job = Job(self.store.load)
         while not job.wait(_PATIENCE):
-            yield {self.state: views.message("Loading the mixture: a few seconds, once…", "busy")}
+            yield {self.state: markup.message("Loading the mixture: a few seconds, once…", "busy")}
         mixture = job.result()
         yield {self.state: ""}
         if first:
@@ -253,12 +253,12 @@ class ModalityPanel:
         self, busy: str, example: Example, decisions: Sequence[Decision]
     ) -> Generator[dict[Any, Any], None, list[str]]:
         """The answers under each decision, told as busy meanwhile and as refused where there are none."""
-        yield {self.state: views.message(busy, "busy")}
+        yield {self.state: markup.message(busy, "busy")}
         try:
             mixture = self.store.load()
             return [mixture.answer([example], decision.adapter)[0] for decision in decisions]
         except LoomError:
-            yield {self.state: views.message("Nothing was answered.", "refused")}
+            yield {self.state: markup.message("Nothing was answered.", "refused")}
             raise
 
 
@@ -296,7 +296,7 @@ def shown(sight: Sight, seed: int) -> Image.Image:
 def measured(path: Path) -> str:
     """The matrix of bench/results, or a sentence where it is not in this copy."""
     if not path.is_file():
-        return views.message("The matrix is not in this copy of the studio; `python -m bench.modality` measures it.")
+        return markup.message("The matrix is not in this copy of the studio; `python -m bench.modality` measures it.")
     return html.matrix(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -12,8 +12,7 @@ from studio.routing.ess import Collapse, bound_probability
 from studio.routing.measures import Measures
 from studio.routing.router import Kind
 from studio.routing.text import Judged
-from studio.ui.shell import html as views
-from studio.ui.shell import plots
+from studio.ui.shell import markup, plots
 
 History = Sequence[tuple[int, Measures]]
 
@@ -38,7 +37,7 @@ def figures(found: Measures, k: int) -> str:
     if found.found is not None:
         hint = "decisions whose best adapters are those the question asks for"
         tiles.insert(0, ("Right choice", f"{found.found:.0%}", hint))
-    return views.figures(tiles)
+    return markup.figures(tiles)
 
 
 def progress(history: History, steps: int, names: int, kind: Kind, k: int) -> str:
@@ -101,4 +100,6 @@ def collapse(found: Collapse) -> str:
         "No training happened: P is random, and the size of its scores alone decides. At scale 32 the paper quotes "
         "84.2 %; the bound it prints gives 67.5 %, the simulation 99.2 %. ReMix has ESS k at any scale."
     )
-    return views.figures(tiles) + plots.histogram(title, counts.tolist(), edges.tolist()) + views.message(note, "line")
+    return (
+        markup.figures(tiles) + plots.histogram(title, counts.tolist(), edges.tolist()) + markup.message(note, "line")
+    )
