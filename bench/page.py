@@ -194,7 +194,7 @@ def main() -> None:
     rows = [] if options.no_start else [start(options.repeats)]
     with tempfile.TemporaryDirectory() as folder:
         page = build(Settings(Path(folder)))
-        bench = Bench(page, page.shared.rooms.enter(None)[0], options.repeats)
+        bench = Bench(page, page.shared.sessions.enter(None)[0], options.repeats)
         rows += bench.rows()
         bench.all_adapters()
         rows += bench.rows()

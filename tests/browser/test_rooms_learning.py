@@ -15,8 +15,8 @@ expect.set_options(timeout=PATIENCE)
 
 
 def test_judge_open_a_row_learn_and_undo(visit: Visit, tmp_path: Path) -> None:
-    rooms = visit.part("rooms")
-    rooms.get_by_role("tab", name="Scoreboard").click()
+    sessions = visit.part("rooms")
+    sessions.get_by_role("tab", name="Scoreboard").click()
     expect(visit.part("score-adapters").get_by_role("checkbox")).to_have_count(2)
     visit.number("score-count").fill("10")
     methods = visit.part("score-methods").get_by_role("combobox")
@@ -35,7 +35,7 @@ def test_judge_open_a_row_learn_and_undo(visit: Visit, tmp_path: Path) -> None:
     visit.choose("open-row", "cat 0.5,0.5 (merge)")
     expect(visit.part("score-state")).to_contain_text("on the desk")
 
-    rooms.get_by_role("tab", name="Learn").click()
+    sessions.get_by_role("tab", name="Learn").click()
     expect(visit.part("examples").get_by_role("combobox")).to_have_value("Word problems + Capitals")
     visit.page.get_by_role("button", name="Settings: shape").click()
     visit.part("learn-steps").get_by_role("spinbutton").fill("4")
@@ -44,7 +44,7 @@ def test_judge_open_a_row_learn_and_undo(visit: Visit, tmp_path: Path) -> None:
     expect(visit.part("learn-heat").locator("td.more, td.less")).to_have_count(2 * 56)
     expect(visit.part("learn-curve").locator("svg")).to_be_visible()
 
-    rooms.get_by_role("tab", name="Compose").click()
+    sessions.get_by_role("tab", name="Compose").click()
     expect(visit.open_tab("keeping", "recipe")).to_contain_text("learned: soup")
     visit.part("undo").click()
     expect(visit.slider("weight-0")).to_have_value("0.5")

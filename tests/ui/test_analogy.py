@@ -19,7 +19,7 @@ from studio.recipes.recipe import Source
 from studio.ui.pictures.analogy import AnalogyPanel, atlas, models
 from studio.ui.pictures.analogy.atlas import BRINGS, MOVES
 from studio.ui.shell.panel import Shared
-from studio.ui.shell.sessions import Rooms, Settings, WarmUp
+from studio.ui.shell.sessions import Sessions, Settings, WarmUp
 from studio.units import pca
 from tests.kontext import clip_folder, kontext_pipeline, lorweb_folder
 
@@ -27,13 +27,13 @@ from tests.kontext import clip_folder, kontext_pipeline, lorweb_folder
 @pytest.fixture(scope="module")
 def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalogyPanel]:
     """The room with a catalogue of four edits and one example of each on the map, so that the tests stay quick."""
-    rooms = Rooms(Settings(tmp_path_factory.mktemp("rooms")))
+    sessions = Sessions(Settings(tmp_path_factory.mktemp("rooms")))
     with pytest.MonkeyPatch.context() as patch, gr.Blocks():
         patch.setattr(models, "catalogue", partial(tuple, ("badge", "invert", "night", "tint")))
         patch.setattr(models, "MAPPED", 1)
         patch.setattr(atlas, "umap_layout", pca)  # umap itself is tested where it lives; here it would compile
         with gr.Tab("Analogy") as tab:
-            made = AnalogyPanel(Shared(rooms, WarmUp(()), gr.State(""), gr.State(0), gr.State(0)))
+            made = AnalogyPanel(Shared(sessions, WarmUp(()), gr.State(""), gr.State(0), gr.State(0)))
         made.wire(tab)
         yield made
 
@@ -41,7 +41,7 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalogyPanel]:
 @pytest.fixture
 def token(panel: AnalogyPanel) -> str:
     """A visitor who has opened the room."""
-    token, _, _ = panel.room.shared.rooms.enter(None)
+    token, _, _ = panel.room.shared.sessions.enter(None)
     for _ in panel.on_open(token):
         pass
     return token
@@ -63,7 +63,7 @@ def apart(first: Image.Image, second: Image.Image) -> float:
 
 
 def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel) -> None:
-    token, _, _ = panel.room.shared.rooms.enter(None)
+    token, _, _ = panel.room.shared.sessions.enter(None)
     assert last(panel.on_open("")) == {
         panel.pictures.state: last(panel.on_open(""))[panel.pictures.state],
         panel.early: True,
@@ -216,7 +216,7 @@ def test_own_pictures_and_paint(panel: AnalogyPanel, token: str) -> None:
 
 
 def test_two_visitors_who_draw_at_once_get_their_own_pictures(panel: AnalogyPanel, token: str) -> None:
-    other, _, _ = panel.room.shared.rooms.enter(None)
+    other, _, _ = panel.room.shared.sessions.enter(None)
     panel.pictures.on_world(other, "invert", "", 3)
     alone = [drawn(panel, who) for who in (token, other)]
     found: dict[str, list[Image.Image]] = {token: [], other: []}
@@ -255,10 +255,10 @@ def test_another_model_is_opened_after_its_terms(panel: AnalogyPanel, token: str
 
 
 def test_a_shared_studio_opens_no_other_models(tmp_path: Path) -> None:
-    rooms = Rooms(Settings(tmp_path, is_local=False))
+    sessions = Sessions(Settings(tmp_path, is_local=False))
     with gr.Blocks():
-        shared = AnalogyPanel(Shared(rooms, WarmUp(()), gr.State(""), gr.State(0), gr.State(0)))
-    token, _, _ = rooms.enter(None)
+        shared = AnalogyPanel(Shared(sessions, WarmUp(()), gr.State(""), gr.State(0), gr.State(0)))
+    token, _, _ = sessions.enter(None)
     with pytest.raises(gr.Error) as caught:
         shared.other.on_named(token, "/etc", "", "")
     assert "shared" in caught.value.message

@@ -15,7 +15,7 @@ from studio.formats import save_adapter
 from studio.recipes.recipe import Source
 from studio.ui.pictures.image.page import ImagePanel
 from studio.ui.shell.panel import Shared
-from studio.ui.shell.sessions import Rooms, Settings, WarmUp
+from studio.ui.shell.sessions import Sessions, Settings, WarmUp
 from tests.image_bases import quiet, whole_sd
 from tests.pipelines import adapter_for
 
@@ -24,16 +24,16 @@ TOLD = ("make it blue", 2, 2.0, 0, 16)  # prompt, steps, guidance, seed, pixels
 
 @pytest.fixture(scope="module")
 def panel(tmp_path_factory: pytest.TempPathFactory) -> ImagePanel:
-    rooms = Rooms(Settings(tmp_path_factory.mktemp("rooms")))
+    sessions = Sessions(Settings(tmp_path_factory.mktemp("rooms")))
     with gr.Blocks(), gr.Tab("Image") as tab:
-        made = ImagePanel(Shared(rooms, WarmUp(()), gr.State(""), gr.State(0), gr.State("")))
+        made = ImagePanel(Shared(sessions, WarmUp(()), gr.State(""), gr.State(0), gr.State("")))
         made.wire(tab)
     return made
 
 
 @pytest.fixture
 def token(panel: ImagePanel) -> str:
-    return panel.shared.rooms.enter(None)[0]
+    return panel.shared.sessions.enter(None)[0]
 
 
 def drawn(updates: Iterator[dict[Any, Any]], into: Any) -> list[Any]:
@@ -140,10 +140,10 @@ def test_a_newer_drawing_ends_the_older_and_keeps_its_own_words(panel: ImagePane
 
 
 def test_a_shared_studio_opens_no_bases(tmp_path: Path) -> None:
-    rooms = Rooms(Settings(tmp_path, is_local=False))
+    sessions = Sessions(Settings(tmp_path, is_local=False))
     with gr.Blocks():
-        panel = ImagePanel(Shared(rooms, WarmUp(()), gr.State(""), gr.State(0), gr.State("")))
-    token = rooms.enter(None)[0]
+        panel = ImagePanel(Shared(sessions, WarmUp(()), gr.State(""), gr.State(0), gr.State("")))
+    token = sessions.enter(None)[0]
     list(panel.on_bring(token))
     with pytest.raises(gr.Error) as caught:
         list(panel.on_draw(token, "/etc", False, None, *TOLD))

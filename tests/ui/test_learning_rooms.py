@@ -45,7 +45,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 @pytest.fixture
 def token(page: Page) -> str:
     """A visitor with the first preset, MATH and SHOUT, in the workspace."""
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     workspace.load(load_preset("01-shouted-sums"), "preset")
     return token
 

@@ -34,7 +34,7 @@ def room(page: Page) -> ModalityPanel:
 
 @pytest.fixture(scope="module")
 def token(page: Page) -> str:
-    return page.shared.rooms.enter(None)[0]
+    return page.shared.sessions.enter(None)[0]
 
 
 STARS = Sight(2, "red", "star", "white")
@@ -168,7 +168,7 @@ def test_the_adapters_of_a_folder_side_by_side(room: ModalityPanel, token: str, 
 
 def test_the_adapters_of_a_folder_merge_in_compose(page: Page, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "phi", Phi4(layers=1, width=24, hidden=16, heads=6, key_heads=2, vision=2, speech=3))
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     for name in ("vision", "speech"):
         last(page.library.on_add(token, f"{tmp_path / 'phi'}#{name}"))
     report = workspace.compose().report
@@ -186,5 +186,5 @@ def test_a_shared_studio_opens_no_paths(tmp_path: Path) -> None:
     with gr.Blocks():
         room = ModalityPanel(page.shared)
     assert room.folder.path.visible is False
-    token = page.shared.rooms.enter(None)[0]
+    token = page.shared.sessions.enter(None)[0]
     assert "vision norm" in last_text(room.folder.on_show(token, str(tmp_path / "phi"), False))

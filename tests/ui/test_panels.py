@@ -24,7 +24,7 @@ from studio.session.workspace import MAX_SOURCES
 from studio.ui.compose.units import clusters_of
 from studio.ui.shell.launch import keep_token_private
 from studio.ui.shell.page import Page, build
-from studio.ui.shell.panel import Latest, as_message
+from studio.ui.shell.panel import LatestJob, as_message
 from studio.ui.shell.sessions import Settings
 from tests.fixtures import peft_folder
 
@@ -38,7 +38,7 @@ def page(tmp_path: Path) -> Page:
 @pytest.fixture
 def token(page: Page, tmp_path: Path) -> str:
     """A visitor with two random adapters in the workspace."""
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     for seed, name in enumerate(("one", "two")):
         last(page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed))))
     assert len(workspace.units().table.adapters) == 2  # the map has been drawn
@@ -80,7 +80,7 @@ def test_a_message_shows_a_strangers_name_as_text() -> None:
 
 
 def test_two_clicks_begin_one_run() -> None:
-    works: Latest[int] = Latest()
+    works: LatestJob[int] = LatestJob()
     second = works.beginning("me")
     with works.beginning("me"), works.beginning("you"), pytest.raises(LoomError, match="already"):
         second.__enter__()
@@ -166,7 +166,7 @@ def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: 
     written = Path(done[page.history.download]["value"])
     assert written.name == "my mix.zip"
     kept = shutil.copy(written, tmp_path / "kept.zip")
-    other, _, _ = page.shared.rooms.enter(None)
+    other, _, _ = page.shared.sessions.enter(None)
     with pytest.raises(gr.Error, match="Add it to the library"):  # exports carry no paths of this machine
         page.history.on_open(other, str(kept))
     for name in ("one", "two"):
@@ -177,7 +177,7 @@ def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: 
 
 
 def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path) -> None:
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     folder = peft_folder(tmp_path / "math", rank=2, alpha=8)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"ab")
@@ -189,7 +189,7 @@ def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path)
 
 
 def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
-    token, _, _ = page.shared.rooms.enter(None)
+    token, _, _ = page.shared.sessions.enter(None)
     evil = "<img src=x onerror=alert(1)>"
     peft_folder(tmp_path / "evil", base=evil, modules={evil: (6, 5)})
     last(page.library.on_add(token, str(tmp_path / "evil")))
@@ -202,7 +202,7 @@ def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
 
 
 def test_two_visitors_share_nothing(page: Page, token: str) -> None:
-    other, workspace, is_new = page.shared.rooms.enter(None)
+    other, workspace, is_new = page.shared.sessions.enter(None)
     assert is_new
     assert other != token
     assert not workspace.entries
@@ -213,10 +213,10 @@ def test_two_visitors_share_nothing(page: Page, token: str) -> None:
 
 @pytest.mark.parametrize("forged", ["", "../../etc", "x" * 32 + "/..", None, 7])
 def test_a_forged_token_gets_a_workspace_of_its_own(page: Page, forged: object) -> None:
-    token, workspace, is_new = page.shared.rooms.enter(forged)  # type: ignore[arg-type]
+    token, workspace, is_new = page.shared.sessions.enter(forged)  # type: ignore[arg-type]
     assert is_new
     assert token != forged
-    assert workspace.folder.parent == page.shared.rooms.settings.root
+    assert workspace.folder.parent == page.shared.sessions.settings.root
 
 
 def test_a_reload_finds_the_workspace_and_a_restart_the_recipe(page: Page, token: str, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 @pytest.fixture(scope="module")
 def token(page: Page) -> str:
     """A visitor with math and shout in the workspace."""
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     workspace.load(load_preset("01-shouted-sums"), "preset")
     return token
 
@@ -92,7 +92,7 @@ def test_the_router_is_judged_beside_all_others(room: RoutingPanel, token: str, 
 
 
 def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
-    other, workspace, _ = page.shared.rooms.enter(None)
+    other, workspace, _ = page.shared.sessions.enter(None)
     file = str(done[room.download]["value"])
     with pytest.raises(gr.Error, match="adapters it was trained over"):
         room.on_router(other, file)
@@ -104,7 +104,7 @@ def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, do
 
 
 def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     workspace.load(load_preset("01-shouted-sums"), "preset")
     run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 5000, 2)  # too many to be done before it is stopped
     next(run)
@@ -123,7 +123,7 @@ def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
 
 
 def test_a_router_whose_end_nobody_saw_is_there_when_the_page_is_opened(page: Page, room: RoutingPanel) -> None:
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     workspace.load(load_preset("01-shouted-sums"), "preset")
     next(room.on_train(token, TASKS, 4, *ORDER))  # and the page is closed
     room.runs.get(token).job.result()
@@ -134,7 +134,7 @@ def test_a_router_whose_end_nobody_saw_is_there_when_the_page_is_opened(page: Pa
 
 
 def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPanel, tmp_path: Path) -> None:
-    token, workspace, _ = page.shared.rooms.enter(None)
+    token, workspace, _ = page.shared.sessions.enter(None)
     workspace.load(load_preset("01-shouted-sums"), "preset")
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"q{i}", "answer": "a"}) + "\n" for i in range(3)))
@@ -169,13 +169,13 @@ def test_tasks_that_do_not_fit_are_messages(room: RoutingPanel, token: str, task
 
 
 def test_there_is_nothing_to_judge_before_a_run(page: Page, room: RoutingPanel) -> None:
-    other, _, _ = page.shared.rooms.enter(None)
+    other, _, _ = page.shared.sessions.enter(None)
     with pytest.raises(gr.Error, match="Train one first"):
         last(room.beside.on_judge(other, 2))
 
 
 def test_an_empty_workspace_has_nothing_to_choose(page: Page, room: RoutingPanel) -> None:
-    token, _, _ = page.shared.rooms.enter(None)
+    token, _, _ = page.shared.sessions.enter(None)
     with pytest.raises(gr.Error, match="two adapters"):
         last(room.on_train(token, TASKS, 4, *ORDER))
 

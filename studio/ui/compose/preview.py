@@ -161,7 +161,7 @@ class ReadingPanel:
         workspace = self.shared.workspace(token)
         self.on_base(token, base or "")
         name = base_name(workspace)
-        job, begun = Job(lambda _: self.shared.rooms.bases.get(name)), time.monotonic()
+        job, begun = Job(lambda _: self.shared.sessions.bases.get(name)), time.monotonic()
         while not job.wait(_POLL):
             far = f"Loading {name}; a download takes as long as it is large: {time.monotonic() - begun:.0f} s…"
             yield {self.columns: markup.message(far, "busy")}
@@ -203,7 +203,7 @@ class ReadingPanel:
         name = base_name(workspace)
         if not is_at_hand(name):
             raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings")
-        base = self.shared.rooms.bases.get(name)
+        base = self.shared.sessions.bases.get(name)
         return workspace.kept("preview", (id(sources), id(base)), _Open(base, sources.adapters))
 
     def stream(self, workspace: Workspace, preview: Preview, merge: Adapter, version: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from studio.ui.judge import table as board
 from studio.ui.judge.job import Judging, Question, chosen
 from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
-from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5
 REGMEAN = "regmean"  # no registered method: it needs activations
@@ -46,7 +46,7 @@ class ScoringPanel:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.judgings: Latest[Judging] = Latest()
+        self.judgings: LatestJob[Judging] = LatestJob()
         self.filled = gr.State(False)  # whether the page shows the visitor's judging
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="scoring"):
@@ -169,7 +169,7 @@ class ScoringPanel:
             if former is not None and not former.job.wait(0):
                 raise LoomError("A judging is under way", next="cancel it first")
             question = _question(workspace, self._learned(token, workspace), *given)
-            run = Judging(workspace, partial(open_base, self.shared.rooms, workspace), question)
+            run = Judging(workspace, partial(open_base, self.shared.sessions, workspace), question)
             self.judgings.put(token, run)
         yield from self.follow(token, run)
 

@@ -12,7 +12,7 @@ from studio.ui.route import markup as router_markup
 from studio.ui.route.job import Comparison, Routing, comparison
 from studio.ui.shell import markup
 from studio.ui.shell.fields import whole
-from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5  # seconds between two pictures of a comparison
 
@@ -20,9 +20,9 @@ _PAUSE = 0.5  # seconds between two pictures of a comparison
 class BesidePart:
     """Starts a comparison of the visitor's last run, shows it and stops it."""
 
-    def __init__(self, shared: Shared, runs: Latest[Routing]) -> None:
+    def __init__(self, shared: Shared, runs: LatestJob[Routing]) -> None:
         self.shared, self.runs = shared, runs
-        self.comparisons: Latest[Comparison] = Latest(20)
+        self.comparisons: LatestJob[Comparison] = LatestJob(20)
         with gr.Row():
             self.judge = gr.Button("Judge it beside others", variant="primary", size="sm", elem_id="route-judge")
             self.enough = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="route-judge-stop")

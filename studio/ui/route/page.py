@@ -28,8 +28,8 @@ from studio.ui.route.job import Order, Ready, Routing, choices, fitting, labelle
 from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.fields import number, whole
-from studio.ui.shell.job_panel import RunRoom
-from studio.ui.shell.panel import EDIT, PRIVATE, Latest, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.job_panel import JobPanel
+from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.plots import GREY, PALETTE
 
 _DRAWS = 50_000
@@ -57,16 +57,16 @@ _FIRST = (
 )
 
 
-class RoutingPanel(RunRoom[Routing]):
+class RoutingPanel(JobPanel[Routing]):
     """Chooses tasks and a router, shows the run, saves and opens routers, and lets one write."""
 
     first = "train first"
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.runs = Latest[Routing](20)  # each holds its world
+        self.runs = LatestJob[Routing](20)  # each holds its world
         self.filled = gr.State(False)
-        self.ready: Latest[Ready] = Latest()
+        self.ready: LatestJob[Ready] = LatestJob()
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="routing"):
                 self._build_choice()
@@ -211,7 +211,7 @@ class RoutingPanel(RunRoom[Routing]):
             raise LoomError("There is nothing to choose", "a router needs two adapters", "add some, or open a preset")
         shape, settings = _order(*given)
         items = labelled(workspace, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
-        opening = partial(open_base, self.shared.rooms, workspace)
+        opening = partial(open_base, self.shared.sessions, workspace)
         return Routing(workspace.adapters, opening, Order(items, shape, settings))
 
     def finished(self, token: str, run: Routing) -> dict[Any, Any]:
@@ -273,7 +273,7 @@ class RoutingPanel(RunRoom[Routing]):
             raise LoomError("There is no router yet", next="train one, or open one from a file")
         if not (prompt or "").strip():
             raise LoomError("The prompt is empty", next="type one, or pick a question")
-        base = open_base(self.shared.rooms, workspace)
+        base = open_base(self.shared.sessions, workspace)
         for found in write(base, ready.adapters, ready.router, prompt or "", Decoding(max_tokens=48)):
             yield _coloured(found)
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
 from studio.ui.shell import markup
-from studio.ui.shell.panel import Job, Latest, shows_errors, shows_errors_while
+from studio.ui.shell.panel import Job, LatestJob, shows_errors, shows_errors_while
 
 _PAUSE = 0.5  # seconds between two pictures of a run
 
@@ -32,12 +32,12 @@ class Run(Protocol):
 Work = TypeVar("Work", bound=Run)
 
 
-class RunRoom(Generic[Work]):
+class JobPanel(Generic[Work]):
     """Keeps the visitors' runs; a room adds what a run looks like (`picture`) and what becomes of it (`finished`)."""
 
     first: ClassVar[str]
     """What to do before there is a run to go on with."""
-    runs: Latest[Work]
+    runs: LatestJob[Work]
     state: gr.HTML
     filled: gr.State
     """Whether the page shows the visitor's run; a page that was just opened does not."""

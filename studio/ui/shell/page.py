@@ -27,7 +27,7 @@ from studio.ui.pictures.image.page import ImagePanel
 from studio.ui.route.modalities.page import ModalityPanel
 from studio.ui.route.page import RoutingPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, TabPanel, shows_errors
-from studio.ui.shell.sessions import Rooms, Settings, WarmUp
+from studio.ui.shell.sessions import Sessions, Settings, WarmUp
 
 # The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
 TABS: tuple[tuple[str, type[TabPanel]], ...] = (
@@ -74,7 +74,7 @@ class Page:
     def on_load(self, stored: Any) -> dict[Any, Any]:
         """A visitor came, or came back: their workspace as they left it, or a living preset."""
         stored = stored if isinstance(stored, dict) else _STORED
-        token, workspace, is_new = self.shared.rooms.enter(stored.get("token"))
+        token, workspace, is_new = self.shared.sessions.enter(stored.get("token"))
         if is_new:
             _furnish(workspace, stored.get("recipe"))
         workspace.version += 1
@@ -98,10 +98,10 @@ class Page:
 
 def build(settings: Settings | None = None) -> Page:
     """Make the page. Nothing heavy is imported here: `shared.warm` loads it in the background, once it is started."""
-    rooms = Rooms(settings or Settings.from_environment())
+    sessions = Sessions(settings or Settings.from_environment())
     layouts = Layouts()
     with gr.Blocks(title="LoRA Loom", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        shared = Shared(rooms, _warm_up(rooms), gr.State(""), gr.State(0), gr.State(""))
+        shared = Shared(sessions, _warm_up(sessions), gr.State(""), gr.State(0), gr.State(""))
         stored = gr.BrowserState(dict(_STORED), storage_key="lora-loom", secret="lora-loom")  # not secret: see on_load
         clock = gr.Timer(1.0)
         history = HistoryPanel(shared)
@@ -155,8 +155,8 @@ def _furnish(workspace: Workspace, text: Any) -> None:
             return
 
 
-def _warm_up(rooms: Rooms) -> WarmUp:
-    return WarmUp((("torch", _torch), ("text engine", _Text(rooms)), ("UMAP", _umap)))
+def _warm_up(sessions: Sessions) -> WarmUp:
+    return WarmUp((("torch", _torch), ("text engine", _Text(sessions)), ("UMAP", _umap)))
 
 
 def _torch() -> None:
@@ -175,8 +175,8 @@ def _umap() -> None:
 class _Text:
     """Opens the embedded base for all visitors."""
 
-    rooms: Rooms
+    sessions: Sessions
 
     def __call__(self) -> None:
         if is_at_hand(EMBEDDED_BASE):
-            self.rooms.bases.get(EMBEDDED_BASE)
+            self.sessions.bases.get(EMBEDDED_BASE)

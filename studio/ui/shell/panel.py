@@ -15,7 +15,7 @@ import gradio as gr
 
 from studio.core.errors import LoomError
 from studio.session.workspace import Workspace
-from studio.ui.shell.sessions import Rooms, WarmUp
+from studio.ui.shell.sessions import Sessions, WarmUp
 
 Updates = Mapping[Any, Any]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -30,7 +30,7 @@ EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "a
 SLIDE: dict[str, Any] = {**EDIT, "preprocess": False}
 
 
-class Latest(Generic[Work]):
+class LatestJob(Generic[Work]):
     """The last work of each visitor, by token; the least used are forgotten."""
 
     def __init__(self, capacity: int = 200) -> None:
@@ -73,17 +73,17 @@ class Shared:
     visitors' learning runs, which the scoreboard must know to show their controls.
     """
 
-    rooms: Rooms
+    sessions: Sessions
     warm: WarmUp
     token: gr.State
     version: gr.State
     picture: gr.State
     panels: list[Panel] = field(default_factory=list)
-    trainings: Latest[Any] = field(default_factory=lambda: Latest())
+    trainings: LatestJob[Any] = field(default_factory=lambda: LatestJob())
 
     def workspace(self, token: str) -> Workspace:
         """The visitor's workspace."""
-        return self.rooms.workspace(token)
+        return self.sessions.workspace(token)
 
     def refresh(self, workspace: Workspace) -> dict[Any, Any]:
         """Set every control of the page by the recipe, and have results and map made anew."""

@@ -43,7 +43,7 @@ class Settings:
 
 
 @dataclass(eq=False)
-class Rooms:
+class Sessions:
     """Hands each visitor their own workspace; forgets the ones that nobody used for long, files included."""
 
     settings: Settings

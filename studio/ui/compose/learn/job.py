@@ -18,7 +18,7 @@ from studio.session.workspace import Workspace
 from studio.text.bases import TextBase, is_at_hand
 from studio.ui.compose.preview import base_name
 from studio.ui.shell.panel import Job
-from studio.ui.shell.sessions import Rooms
+from studio.ui.shell.sessions import Sessions
 
 SLOTS = threading.BoundedSemaphore(2)
 """Runs at once, for all visitors: the others wait their turn."""
@@ -156,9 +156,9 @@ def _places(recipe: Recipe) -> list[tuple[Any, ...]]:
     return [(source.path, source.hub, source.revision) for source in recipe.sources]
 
 
-def open_base(rooms: Rooms, workspace: Workspace) -> TextBase:
+def open_base(sessions: Sessions, workspace: Workspace) -> TextBase:
     """The base under the open adapters, loaded once for all visitors; raises `NotAtHand` for one that is not here."""
     name = base_name(workspace)
     if not is_at_hand(name):
         raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings, in Compose")
-    return rooms.bases.get(name)
+    return sessions.bases.get(name)

@@ -23,7 +23,7 @@ from studio.ui.compose.learn.job import Training, open_base
 from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.fields import number, whole
-from studio.ui.shell.job_panel import RunRoom
+from studio.ui.shell.job_panel import JobPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 
 _SHAPES = {
@@ -62,7 +62,7 @@ _FIRST = (
 )
 
 
-class LearningPanel(RunRoom[Training]):
+class LearningPanel(JobPanel[Training]):
     """Chooses examples and a way, shows the run, writes the recipe."""
 
     first = "learn first"
@@ -191,7 +191,7 @@ class LearningPanel(RunRoom[Training]):
         if items.kind != "exact":
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
         return Training(
-            workspace, partial(open_base, self.shared.rooms, workspace), split(items.items, seed=order.seed), order
+            workspace, partial(open_base, self.shared.sessions, workspace), split(items.items, seed=order.seed), order
         )
 
     def picture(self, run: Training) -> dict[Any, Any]:

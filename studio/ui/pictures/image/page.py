@@ -23,7 +23,7 @@ from studio.session.workspace import Workspace
 from studio.text.folders import EMBEDDED as TEXT
 from studio.ui.pictures.image.bases import Bases, Draws, brought
 from studio.ui.shell import markup
-from studio.ui.shell.panel import PRIVATE, Job, Latest, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import PRIVATE, Job, LatestJob, Shared, shows_errors, shows_errors_while
 from studio.vision.licences import terms_of
 from studio.vision.pipeline import BASE, STEPS, catalogue
 from studio.vision.preview import Stop, Variant, Wish, columns, grid
@@ -71,7 +71,7 @@ class ImagePanel:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.bases = Bases()
-        self.going: Latest[threading.Event] = Latest()
+        self.going: LatestJob[threading.Event] = LatestJob()
         with gr.Row():
             with gr.Column(scale=4, min_width=300, elem_id="image-wish"):
                 self._build_wish()

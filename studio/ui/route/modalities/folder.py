@@ -31,7 +31,7 @@ class FolderPart:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        is_local = shared.rooms.settings.is_local
+        is_local = shared.sessions.settings.is_local
         self.path = gr.Textbox(
             label="Folder of the model, on this machine",
             info="Its code and base weights are not read. Empty: the embedded mixture's own two adapters.",
