@@ -81,15 +81,15 @@ def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel) -> None:
 def test_a_page_loaded_again_shows_what_was_left(panel: AnalogyPanel, token: str) -> None:
     panel.space.on_gain(3, token, 0.5)
     panel.space.on_field("strength", token, 1.2)
-    sitting = panel.room.sitting(token)
+    session = panel.room.session(token)
     updates = last(panel.on_open(token))
     assert len(updates[panel.pictures.strip]) == len(panel.room.models.names)
-    assert tuple(updates[slot] for slot in panel.pictures.slots) == (*sitting.pictures, sitting.truth)
+    assert tuple(updates[slot] for slot in panel.pictures.slots) == (*session.pictures, session.truth)
     gains = [updates[gain] for gain in panel.space.gains]
     assert [gain["visible"] for gain in gains] == [i < 20 for i in range(len(gains))]
     assert gains[3]["value"] == 0.5
     assert updates[panel.space.strength] == 1.2
-    assert updates[panel.room.version] == sitting.version
+    assert updates[panel.room.version] == session.version
     assert panel.pictures.strip not in last(panel.on_open(token, True))
 
 
@@ -97,16 +97,16 @@ def test_a_page_loaded_again_shows_what_was_left(panel: AnalogyPanel, token: str
 def test_a_seed_that_is_none_is_refused(panel: AnalogyPanel, token: str, seed: Any) -> None:
     with pytest.raises(gr.Error, match="seed"):
         panel.space.on_field("seed", token, seed)
-    assert panel.room.sitting(token).seed == 0
+    assert panel.room.session(token).seed == 0
 
 
 def test_sliders_move_b2(panel: AnalogyPanel, token: str) -> None:
     before = drawn(panel, token)
-    mix = panel.room.mixed(panel.room.sitting(token))
+    mix = panel.room.mixed(panel.room.session(token))
     strongest = int(mix.mean(0).argmax())
     panel.space.on_gain(strongest, token, 0.0)
     panel.space.on_field("renormalise", token, True)
-    muted = panel.room.mixed(panel.room.sitting(token))
+    muted = panel.room.mixed(panel.room.session(token))
     assert not muted[:, strongest].any()
     np.testing.assert_allclose(muted.sum(-1), 1, rtol=1e-4)
     assert apart(drawn(panel, token), before) > 1
@@ -123,11 +123,11 @@ def test_the_way_ends_at_the_other_edit(panel: AnalogyPanel, token: str) -> None
     film = last(panel.space.on_film(token))
     assert [caption for _, caption in film] == ["0%", "25%", "50%", "75%", "100%"]
     truth = panel.room.ready(("invert",), 0)[3]
-    sitting = panel.room.sitting(token)
+    session = panel.room.session(token)
     assert apart(film[0][0], drawn(panel, token)) < 1e-3  # a level of one pixel, where sums round otherwise
-    assert apart(film[-1][0], truth) < 0.5 * apart(sitting.pictures[2], truth)  # type: ignore[arg-type]
+    assert apart(film[-1][0], truth) < 0.5 * apart(session.pictures[2], truth)  # type: ignore[arg-type]
     t, version = panel.space.on_frame(token, SimpleNamespace(index=4))  # type: ignore[arg-type]
-    assert (t, version) == (1.0, panel.room.sitting(token).version)
+    assert (t, version) == (1.0, panel.room.session(token).version)
     assert apart(drawn(panel, token), film[-1][0]) < 1e-3
 
 
@@ -140,10 +140,10 @@ def test_a_click_on_the_map_drives_the_sliders(panel: AnalogyPanel, token: str) 
     event: Any = SimpleNamespace(_data=point)
     found = panel.atlas.on_point(token, MOVES, event)
     assert found[-4:-2] == ["night", 1.0]
-    assert panel.room.sitting(token).t == 1
+    assert panel.room.session(token).t == 1
     *_, brought = panel.atlas.on_point(token, BRINGS, event)
-    assert brought == panel.room.sitting(token).version
-    assert panel.room.sitting(token).task == ("night",)
+    assert brought == panel.room.session(token).version
+    assert panel.room.session(token).task == ("night",)
     with pytest.raises(gr.Error):
         panel.atlas.on_point(token, MOVES, SimpleNamespace(_data={"how": "click", "ids": [10**6]}))  # type: ignore[arg-type]
 
@@ -159,7 +159,7 @@ def test_a_saved_analogy_reloads_and_gives_the_same_picture(panel: AnalogyPanel,
     assert "100.00%" in updates[panel.keep.saved]
     again = open_adapter(updates[panel.keep.download]["value"])
     model = panel.room.models.embedded()
-    assert apart(model.draw_loras(panel.room.sitting(token).seen, [(again, 1.0)]), before) < 0.01
+    assert apart(model.draw_loras(panel.room.session(token).seen, [(again, 1.0)]), before) < 0.01
 
 
 def test_a_cut_analogy_says_what_it_keeps(panel: AnalogyPanel, token: str) -> None:
@@ -204,8 +204,8 @@ def test_loras_of_the_workspace_stand_beside_too(panel: AnalogyPanel, token: str
 def test_own_pictures_and_paint(panel: AnalogyPanel, token: str) -> None:
     picture = Image.new("RGBA", (90, 30))
     truth, version = panel.pictures.on_pictures(token, picture, picture, picture)
-    assert (truth, panel.room.sitting(token).version) == (None, version)
-    assert panel.room.sitting(token).pictures[0].getpixel((0, 0)) == (255, 255, 255)  # type: ignore[union-attr]
+    assert (truth, panel.room.session(token).version) == (None, version)
+    assert panel.room.session(token).pictures[0].getpixel((0, 0)) == (255, 255, 255)  # type: ignore[union-attr]
     assert drawn(panel, token).size == (64, 64)
     painted, _, _ = panel.pictures.on_painted(2, token, {"composite": Image.new("RGBA", (8, 8), "red")})
     assert painted.getpixel((0, 0)) == (255, 0, 0)
@@ -251,7 +251,7 @@ def test_another_model_is_opened_after_its_terms(panel: AnalogyPanel, token: str
     other.on_told(token, "a red house", 2.5, 64)
     assert drawn(panel, token).tobytes() != blue.tobytes()
     other.on_back(token)
-    assert panel.room.model(panel.room.sitting(token)) is panel.room.models.embedded()
+    assert panel.room.model(panel.room.session(token)) is panel.room.models.embedded()
 
 
 def test_a_shared_studio_opens_no_other_models(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from studio.ui.compose.map import pack, picked_ids, unit_map
 from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.models import MAPPED, Mapped
 from studio.ui.pictures.analogy.pictures import PicturesPanel
-from studio.ui.pictures.analogy.room import Room
+from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.pictures.analogy.session import SLIDERS
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Job, shows_errors, shows_errors_while
@@ -26,7 +26,7 @@ MOVES, BRINGS = "moves the sliders to its mix", "brings its pictures"
 class AtlasPanel:
     """Many analogies as points; a click takes one's mix, or its pictures."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: AnalogyRoom) -> None:
         self.room = room
 
     def build_map(self) -> None:
@@ -54,7 +54,7 @@ class AtlasPanel:
     @shows_errors_while
     def on_map(self, token: str, layout: str) -> Iterator[Any]:
         """Lay out the mixes of many analogies."""
-        self.room.sitting(token)
+        self.room.session(token)
         job = Job(self.room.models.mapped)
         while not job.wait(_PATIENCE):
             done, total, _ = job.progress
@@ -78,9 +78,9 @@ class AtlasPanel:
         if click == BRINGS:
             *shown, version = self.pictures.show(token, (name,), scene)
             return [*shown, gr.skip(), gr.skip(), picked, version]
-        sitting = self.room.full(token)
+        session = self.room.full(token)
         gains = (1.0,) * SLIDERS
-        version = self.room.change(token, other=self.room.towards(sitting, (name,), scene), t=1.0, gains=gains)
+        version = self.room.change(token, other=self.room.towards(session, (name,), scene), t=1.0, gains=gains)
         return [*[gr.skip()] * 4, *gains, name, 1.0, picked, version]
 
 

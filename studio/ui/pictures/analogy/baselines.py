@@ -14,8 +14,8 @@ from studio.core.errors import LoomError
 from studio.core.late import torch
 from studio.ui.pictures.analogy.format import decibels
 from studio.ui.pictures.analogy.models import OnStep
-from studio.ui.pictures.analogy.room import Room
-from studio.ui.pictures.analogy.session import Picture, Sitting
+from studio.ui.pictures.analogy.room import AnalogyRoom
+from studio.ui.pictures.analogy.session import AnalogySession, Picture
 from studio.ui.shell.panel import PRIVATE, Job, shows_errors_while
 from studio.vision.export import kept, recipe_of
 
@@ -33,7 +33,7 @@ _MOST = 4  # of the workspace's
 class BesidePanel:
     """Draws the same b with the same noise by several adapters."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: AnalogyRoom) -> None:
         self.room = room
 
     def build(self) -> None:
@@ -54,19 +54,19 @@ class BesidePanel:
     @shows_errors_while
     def on_draw(self, token: str, rank: float) -> Iterator[Any]:
         """One picture after another."""
-        sitting = self.room.full(token)
-        if sitting.model:
+        session = self.room.full(token)
+        if session.model:
             raise LoomError("Only the embedded model draws these", next="go back to it to compare")
         model, entries = self.room.models.embedded(), self.room.shared.workspace(token).entries
         opened = [entry.adapter for entry in entries if entry.adapter.modules and not model.misfit(entry.adapter)]
-        columns = Columns(self.room, sitting, min(max(int(rank), 1), _MAX_RANK), tuple(opened[:_MOST]))
+        columns = Columns(self.room, session, min(max(int(rank), 1), _MAX_RANK), tuple(opened[:_MOST]))
         found: list[tuple[Picture, str]] = []
         for title, draw in columns.all():
             job = Job(draw)
             while not job.wait(_PATIENCE):
                 yield gr.skip()
             picture = job.result()
-            found.append((picture, _caption(title, picture, sitting)))
+            found.append((picture, _caption(title, picture, session)))
             yield gr.update(value=[*found], visible=True)
 
 
@@ -74,14 +74,14 @@ class BesidePanel:
 class Columns:
     """The pictures of one comparison, each made when it is asked for."""
 
-    room: Room
-    sitting: Sitting
+    room: AnalogyRoom
+    session: AnalogySession
     rank: int
     opened: tuple[Adapter, ...] = ()
 
     def all(self) -> tuple[tuple[str, Draw], ...]:
         """Titles and what draws them, plainest first."""
-        basis = self.room.opened(self.sitting).basis.basis
+        basis = self.room.opened(self.session).basis.basis
         return (
             ("no adapter", self.plain),
             ("one mix", self.fixed),
@@ -97,18 +97,18 @@ class Columns:
     def fixed(self, on_step: OnStep | None = None) -> Picture:
         """The mean of the mixes of many analogies: a LoRA that the pictures do not route."""
         mean = torch.from_numpy(self.room.models.mapped(on_step).mixes).mean(0)
-        return self._drawn([(self.room.models.embedded().lora(mean, self.sitting.strength), 1.0)])
+        return self._drawn([(self.room.models.embedded().lora(mean, self.session.strength), 1.0)])
 
     def cut(self, on_step: OnStep | None = None) -> Picture:
         """This analogy as the best LoRA of a small rank."""
-        opened, mix = self.room.opened(self.sitting).basis, self.room.mixed(self.sitting)
-        recipe = recipe_of(opened, mix, self.sitting.strength, rank=self.rank)
+        opened, mix = self.room.opened(self.session).basis, self.room.mixed(self.session)
+        recipe = recipe_of(opened, mix, self.session.strength, rank=self.rank)
         return self._drawn([(kept(opened, recipe, on_step).adapter, 1.0)])
 
     def whole(self, on_step: OnStep | None = None) -> Picture:
         """This analogy."""
         return self._drawn(
-            [(self.room.models.embedded().lora(self.room.mixed(self.sitting), self.sitting.strength), 1.0)]
+            [(self.room.models.embedded().lora(self.room.mixed(self.session), self.session.strength), 1.0)]
         )
 
     def one(self, adapter: Adapter, on_step: OnStep | None = None) -> Picture:
@@ -116,10 +116,10 @@ class Columns:
         return self._drawn([(adapter, 1.0)])
 
     def _drawn(self, loras: list[tuple[Adapter, float]]) -> Picture:
-        sitting = self.sitting
-        seen = self.room.blended(sitting)
-        return self.room.models.embedded().draw_loras(seen, loras, steps=sitting.steps, seed=sitting.seed)
+        session = self.session
+        seen = self.room.blended(session)
+        return self.room.models.embedded().draw_loras(seen, loras, steps=session.steps, seed=session.seed)
 
 
-def _caption(title: str, found: Picture, sitting: Sitting) -> str:
-    return title if sitting.truth is None else f"{title}: {decibels(found, sitting.truth):.1f} dB"
+def _caption(title: str, found: Picture, session: AnalogySession) -> str:
+    return title if session.truth is None else f"{title}: {decibels(found, session.truth):.1f} dB"

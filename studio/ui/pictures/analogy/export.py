@@ -18,7 +18,7 @@ from studio.recipes.recipe import Recipe, Source
 from studio.recipes.sources import UPLOAD
 from studio.recipes.uploads import receive
 from studio.session.workspace import MAX_SOURCES, Workspace
-from studio.ui.pictures.analogy.room import Room
+from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis, kept, recipe_at_large, recipe_of, strongest
@@ -30,7 +30,7 @@ _MAX_RANK = 256
 class KeepPanel:
     """Save, add to the workspace, open the basis."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: AnalogyRoom) -> None:
         self.room = room
 
     def build(self) -> None:
@@ -103,26 +103,26 @@ class KeepPanel:
     @shows_errors
     def on_open(self, token: str, count: float) -> dict[Any, Any]:
         """Put the strongest adapters of the basis in the workspace of Compose."""
-        workspace, sitting = self.room.shared.workspace(token), self.room.full(token)
-        opened, mix = self.room.opened(sitting).basis, self.room.mixed(sitting)
+        workspace, session = self.room.shared.workspace(token), self.room.full(token)
+        opened, mix = self.room.opened(session).basis, self.room.mixed(session)
         chosen = strongest(mix, min(max(int(count), 1), MAX_SOURCES))
-        recipe = recipe_at_large(opened, mix, sitting.strength, chosen)
+        recipe = recipe_at_large(opened, mix, session.strength, chosen)
         workspace.load(recipe, f"{len(chosen)} adapters of the basis")
         said = f"{len(chosen)} adapters are in Compose now; Undo there brings back what was."
         return {**self.room.shared.refresh(workspace), self.opened: markup.message(said, "good")}
 
     def _recipe(self, token: str, rank: float) -> tuple[Workspace, OpenBasis, Recipe]:
         """The visitor's workspace, the basis, and the recipe of the analogy on the table."""
-        workspace, sitting = self.room.shared.workspace(token), self.room.full(token)
-        opened = self.room.opened(sitting)
-        words = " then ".join(sitting.task) or "own pictures"
+        workspace, session = self.room.shared.workspace(token), self.room.full(token)
+        opened = self.room.opened(session)
+        words = " then ".join(session.task) or "own pictures"
         recipe = recipe_of(
             opened.basis,
-            self.room.mixed(sitting),
-            sitting.strength,
+            self.room.mixed(session),
+            session.strength,
             rank=min(max(int(rank or 0), 0), _MAX_RANK),
             name=f"analogy {words}".replace("_", " "),
-            note=f"One visual analogy ({words}), by the {opened.title}. Steps {sitting.steps}, seed {sitting.seed}.",
+            note=f"One visual analogy ({words}), by the {opened.title}. Steps {session.steps}, seed {session.seed}.",
         )
         return workspace, opened.basis, recipe
 

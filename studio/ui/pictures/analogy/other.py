@@ -14,7 +14,7 @@ from studio.core.errors import LoomError
 from studio.core.files import local_path
 from studio.formats.containers.lorweb_file import find_lorweb
 from studio.ui.pictures.analogy.models import Opened
-from studio.ui.pictures.analogy.room import Room
+from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.pictures.analogy.session import SLIDERS
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import markup
@@ -32,7 +32,7 @@ _EMBEDDED_STEPS = 12
 class OtherPanel:
     """What to open, its terms, and what it is told besides the pictures."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: AnalogyRoom) -> None:
         self.room = room
 
     def build(self) -> None:
@@ -127,17 +127,17 @@ class OtherPanel:
     def on_told(self, token: str, prompt: str, guidance: float, side: float) -> int:
         """Words, guidance or size changed: look again, since the size is the grid's."""
         self.room.change(token, prompting=Prompting(prompt or "", guidance, int(side)))
-        sitting = self.room.sitting(token)
-        return self.room.look(token, sitting.pictures, sitting.truth) if sitting.model else sitting.version
+        session = self.room.session(token)
+        return self.room.look(token, session.pictures, session.truth) if session.model else session.version
 
     def _switched(self, token: str, key: str, said: str) -> dict[Any, Any]:
         """The page for another model: its steps, as many sliders as it has adapters, and b' drawn anew."""
         model = self.room.models.get(key).model
         most = 50 if key else _EMBEDDED_STEPS
         self.room.change(token, model=key, other=None, t=0.0, gains=(1.0,) * SLIDERS, steps=model.usual_steps)
-        sitting = self.room.sitting(token)
+        session = self.room.session(token)
         updates: dict[Any, Any] = {self.note: markup.message(escape(said), "good")}
-        version = self.room.look(token, sitting.pictures, sitting.truth)
+        version = self.room.look(token, session.pictures, session.truth)
         controls = {self.steps: gr.update(maximum=most, value=model.usual_steps), **self.space.sized(model.basis.size)}
         return updates | controls | {self.room.version: version}
 

@@ -14,8 +14,8 @@ from studio.ui.pictures.analogy.export import KeepPanel
 from studio.ui.pictures.analogy.format import heat, judged, mix_line, title
 from studio.ui.pictures.analogy.other import OtherPanel
 from studio.ui.pictures.analogy.pictures import PicturesPanel
-from studio.ui.pictures.analogy.room import Room
-from studio.ui.pictures.analogy.session import Sitting
+from studio.ui.pictures.analogy.room import AnalogyRoom
+from studio.ui.pictures.analogy.session import AnalogySession
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors_while
@@ -30,7 +30,7 @@ class AnalogyPanel:
     """Pictures on the left, the space of edits on the right; every change of either draws b' anew."""
 
     def __init__(self, shared: Shared) -> None:
-        self.room = room = Room(shared, gr.State(0))
+        self.room = room = AnalogyRoom(shared, gr.State(0))
         self.early = gr.State(False)  # the tab was opened before the page knew the visitor
         self.filled = gr.State(False)  # the page shows the visitor's analogy; one that was just opened does not
         self.space, self.atlas, self.keep = SpacePanel(room), AtlasPanel(room), KeepPanel(room)
@@ -94,7 +94,7 @@ class AnalogyPanel:
         if not token:
             yield {state: markup.message("The page is still opening…", "busy"), self.early: True}
             return
-        sitting = self.room.sitting(token)
+        session = self.room.session(token)
         if not models.is_there:
             yield {state: markup.message("The embedded analogy model is not in this copy of the studio.", "refused")}
             return
@@ -105,24 +105,24 @@ class AnalogyPanel:
         if is_filled:
             yield {state: ""}
             return
-        if sitting.version == 0:
+        if session.version == 0:
             self.pictures.show(token, (models.names[0],), 0)
-        yield {state: "", self.filled: True, **self._arrived(self.room.sitting(token))}
+        yield {state: "", self.filled: True, **self._arrived(self.room.session(token))}
 
-    def _arrived(self, sitting: Sitting) -> dict[Any, Any]:
+    def _arrived(self, session: AnalogySession) -> dict[Any, Any]:
         """Everything that a fresh page shows of a visitor's analogy; the new version draws b'."""
         strip = [(to_picture(ready((name,)).a2), title(name)) for name in self.room.models.names]
-        slots = dict(zip(self.pictures.slots, (*sitting.pictures, sitting.truth), strict=True))
-        size = self.room.opened(sitting).basis.basis.size
+        slots = dict(zip(self.pictures.slots, (*session.pictures, session.truth), strict=True))
+        size = self.room.opened(session).basis.basis.size
         return {
             self.pictures.strip: strip,
             self.space.second: self.space.choices(),
-            **self.space.sized(size, sitting.gains),
-            **self.space.shown(sitting),
+            **self.space.sized(size, session.gains),
+            **self.space.shown(session),
             **slots,
-            self.pictures.steps: sitting.steps,
-            self.pictures.seed: sitting.seed,
-            self.room.version: sitting.version,
+            self.pictures.steps: session.steps,
+            self.pictures.seed: session.seed,
+            self.room.version: session.version,
         }
 
     @shows_errors_while
@@ -135,14 +135,14 @@ class AnalogyPanel:
     @shows_errors_while
     def on_version(self, token: str) -> Iterator[dict[Any, Any]]:
         """Pictures or sliders changed: draw b' step by step, until something newer comes."""
-        sitting = self.room.sitting(token)
+        session = self.room.session(token)
         b2, state = self.pictures.b2, self.pictures.state
-        if sitting.seen is None:
+        if session.seen is None:
             yield {b2: None, self.mix: markup.message("Fill a, a′ and b, or pick a ready analogy."), self.heat: ""}
             return
-        drawing = self.room.drawing(token, sitting)
+        drawing = self.room.drawing(token, session)
         job = Job(drawing)
-        layers = list(self.room.opened(sitting).model.basis.layers)
+        layers = list(self.room.opened(session).model.basis.layers)
         gone = {self.keep.download: gr.update(visible=False), self.keep.saved: "", self.keep.opened: ""}
         yield {self.mix: mix_line(drawing.mix), self.heat: heat(drawing.mix, layers), **gone}
         told, shown = 0, None
@@ -157,7 +157,7 @@ class AnalogyPanel:
         except Cancelled:
             return
         if drawing.is_current:
-            truth = None if sitting.t and sitting.other is not None else sitting.truth  # it belongs to the first edit
+            truth = None if session.t and session.other is not None else session.truth  # it belongs to the first edit
             said = {state: judged(found, truth)}
             # The same picture twice would be one file, written anew while the browser reads it.
             yield said if shown is not None and shown.tobytes() == found.tobytes() else {**said, b2: found}

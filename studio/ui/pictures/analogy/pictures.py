@@ -10,7 +10,7 @@ from PIL import Image
 
 from studio.core.errors import LoomError
 from studio.ui.pictures.analogy.format import title
-from studio.ui.pictures.analogy.room import Room
+from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.pictures.analogy.session import SLIDERS, Picture
 from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, shows_errors
@@ -25,7 +25,7 @@ _MAX_SCENE = 1 << 31
 class PicturesPanel:
     """Slots a, a', b; the drawn b' and the right answer; where pictures come from."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: AnalogyRoom) -> None:
         self.room = room
         self.state = gr.HTML(
             markup.message("The analogy model loads when this page is first opened."), elem_id="analogy-state"
@@ -102,7 +102,7 @@ class PicturesPanel:
     @shows_errors
     def on_scene(self, token: str, scene: float | None) -> Any:
         """Other pictures of the edit that is shown; own pictures stay."""
-        task = self.room.sitting(token).task
+        task = self.room.session(token).task
         return self.show(token, task, scene) if task else gr.skip()
 
     @shows_errors
@@ -119,7 +119,7 @@ class PicturesPanel:
         if not isinstance(picture, Image.Image):
             raise LoomError("Nothing was painted", next="draw something on the canvas first")
         self.room.change(token, task=())
-        pictures: list[Picture | None] = list(self.room.sitting(token).pictures)
+        pictures: list[Picture | None] = list(self.room.session(token).pictures)
         pictures[index] = on_white(picture)
         return pictures[index], None, self.room.look(token, pictures, None)
 

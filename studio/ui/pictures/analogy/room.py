@@ -1,4 +1,4 @@
-"""What the panels of the room share: the visitor's sitting, the models, and the number that says to draw again."""
+"""What the panels of the room share: the visitor's session, the models, and the number that says to draw again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
 from studio.ui.pictures.analogy.models import Models, OnStep, Opened
-from studio.ui.pictures.analogy.session import Other, Picture, Sitting, Sittings
+from studio.ui.pictures.analogy.session import AnalogySession, AnalogySessions, Other, Picture
 from studio.ui.shell.panel import Shared
 from studio.vision.analogist import Analogist
 from studio.vision.kontext import KontextModel
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Room:
+class AnalogyRoom:
     """Sittings, models, and `version`, whose change draws b' anew."""
 
     shared: Shared
     version: gr.State
-    sittings: Sittings = field(default_factory=Sittings)
+    sessions: AnalogySessions = field(default_factory=AnalogySessions)
     models: Models = field(default_factory=Models)
 
-    def sitting(self, token: str) -> Sitting:
-        """The visitor's sitting; raises `LoomError` for who has not entered."""
+    def session(self, token: str) -> AnalogySession:
+        """The visitor's session; raises `LoomError` for who has not entered."""
         self.shared.workspace(token)
-        return self.sittings.get(token)
+        return self.sessions.get(token)
 
-    def full(self, token: str) -> Sitting:
-        """The visitor's sitting with all three pictures; raises `LoomError` while one is missing."""
-        found = self.sitting(token)
+    def full(self, token: str) -> AnalogySession:
+        """The visitor's session with all three pictures; raises `LoomError` while one is missing."""
+        found = self.session(token)
         if found.seen is None:
             raise LoomError("There is no analogy yet", next="fill a, a′ and b, or pick a ready analogy")
         return found
 
     def change(self, token: str, **fields: Any) -> int:
-        """Replace fields of the sitting; the new version."""
+        """Replace fields of the session; the new version."""
         self.shared.workspace(token)
-        return self.sittings.change(token, **fields).version
+        return self.sessions.change(token, **fields).version
 
     def look(self, token: str, pictures: Sequence[Picture | None], truth: Picture | None) -> int:
         """Have the model see the pictures, once for all drawings of them; the new version."""
-        sitting = self.sitting(token)
+        session = self.session(token)
         a, a2, b = pictures
         seen = None
         if a is not None and a2 is not None and b is not None:
-            seen = self.model(sitting).look(a, a2, b)
+            seen = self.model(session).look(a, a2, b)
         return self.change(token, pictures=(a, a2, b), truth=truth, seen=seen)
 
     def ready(self, task: Task, scene: int) -> tuple[Picture, Picture, Picture, Picture]:
@@ -63,66 +63,66 @@ class Room:
         found = ready(task, scene)
         return to_picture(found.a), to_picture(found.a2), to_picture(found.b), to_picture(found.truth)
 
-    def opened(self, sitting: Sitting) -> Opened:
-        """The model of a sitting."""
-        return self.models.get(sitting.model)
+    def opened(self, session: AnalogySession) -> Opened:
+        """The model of a session."""
+        return self.models.get(session.model)
 
-    def model(self, sitting: Sitting) -> Analogist:
-        """What draws for a sitting; FLUX is told the visitor's own words."""
-        found = self.opened(sitting).model
-        return found.told(sitting.prompting) if isinstance(found, KontextModel) and sitting.prompting else found
+    def model(self, session: AnalogySession) -> Analogist:
+        """What draws for a session; FLUX is told the visitor's own words."""
+        found = self.opened(session).model
+        return found.told(session.prompting) if isinstance(found, KontextModel) and session.prompting else found
 
-    def mixed(self, sitting: Sitting) -> Tensor:
+    def mixed(self, session: AnalogySession) -> Tensor:
         """The mix that is drawn: routed, moved towards the other, then the gains."""
-        mix = self.model(sitting).route(sitting.seen, sitting.temperature)
-        if sitting.other is not None and sitting.t:
-            mix = between(mix, sitting.other.mix, sitting.t)
-        return gained(mix, sitting.gains, renormalise=sitting.renormalise)
+        mix = self.model(session).route(session.seen, session.temperature)
+        if session.other is not None and session.t:
+            mix = between(mix, session.other.mix, session.t)
+        return gained(mix, session.gains, renormalise=session.renormalise)
 
-    def blended(self, sitting: Sitting) -> Any:
+    def blended(self, session: AnalogySession) -> Any:
         """What is drawn from: the pictures as seen, moved towards the other's example."""
-        if sitting.other is None or not sitting.t:
-            return sitting.seen
-        return self.model(sitting).blend(sitting.seen, sitting.other.seen, sitting.t)
+        if session.other is None or not session.t:
+            return session.seen
+        return self.model(session).blend(session.seen, session.other.seen, session.t)
 
-    def towards(self, sitting: Sitting, task: Task, scene: int) -> Other:
+    def towards(self, session: AnalogySession, task: Task, scene: int) -> Other:
         """An analogy of the world as the other end of the way, with the visitor's b."""
         a, a2, _, _ = self.ready(task, scene)
-        b = sitting.pictures[2]
+        b = session.pictures[2]
         assert b is not None
-        model = self.model(sitting)
+        model = self.model(session)
         seen = model.look(a, a2, b)
-        return Other(seen, model.route(seen, sitting.temperature))
+        return Other(seen, model.route(seen, session.temperature))
 
-    def drawing(self, token: str, sitting: Sitting, **fields: Any) -> Drawing:
-        """A drawing of a sitting, some fields changed; it stops once the visitor has moved on."""
-        changed = replace(sitting, **fields)
+    def drawing(self, token: str, session: AnalogySession, **fields: Any) -> Drawing:
+        """A drawing of a session, some fields changed; it stops once the visitor has moved on."""
+        changed = replace(session, **fields)
         return Drawing(self, token, changed, self.mixed(changed))
 
 
 class Drawing:
     """Draws one b' and shows how far it is; raises `Cancelled` where something newer is wanted."""
 
-    def __init__(self, room: Room, token: str, sitting: Sitting, mix: Tensor) -> None:
-        self.room, self.token, self.sitting, self.mix = room, token, sitting, mix
+    def __init__(self, room: AnalogyRoom, token: str, session: AnalogySession, mix: Tensor) -> None:
+        self.room, self.token, self.session, self.mix = room, token, session, mix
         self.picture: Picture | None = None
 
     def __call__(self, on_step: OnStep | None = None) -> Picture:
         """The finished picture; `on_step` hears of every step."""
-        sitting = self.sitting
-        return self.room.model(sitting).draw(
-            self.room.blended(sitting),
+        session = self.session
+        return self.room.model(session).draw(
+            self.room.blended(session),
             self.mix,
-            steps=sitting.steps,
-            seed=sitting.seed,
-            strength=sitting.strength,
+            steps=session.steps,
+            seed=session.seed,
+            strength=session.strength,
             on_step=partial(self._step, on_step),
         )
 
     @property
     def is_current(self) -> bool:
         """Whether the visitor still looks at this."""
-        return self.room.sittings.get(self.token).version == self.sitting.version
+        return self.room.sessions.get(self.token).version == self.session.version
 
     def _step(self, on_step: OnStep | None, done: int, of: int, picture: Picture | None) -> None:
         self.picture = picture

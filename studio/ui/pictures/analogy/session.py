@@ -22,7 +22,7 @@ class Other:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sitting:
+class AnalogySession:
     """One visitor's analogy; every change is a new version.
 
     `task` is the world's edit that the pictures show, if one does. `model` names what draws: the embedded model, or one
@@ -48,24 +48,24 @@ class Sitting:
 
 
 @dataclass(eq=False)
-class Sittings:
+class AnalogySessions:
     """All visitors' analogies by token, the least used forgotten."""
 
     capacity: int = 200
-    _kept: OrderedDict[str, Sitting] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[str, AnalogySession] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
 
-    def get(self, token: str) -> Sitting:
-        """The visitor's sitting, a fresh one for a new visitor."""
+    def get(self, token: str) -> AnalogySession:
+        """The visitor's session, a fresh one for a new visitor."""
         with self._lock:
-            return self._kept.get(token, Sitting())
+            return self._kept.get(token, AnalogySession())
 
-    def change(self, token: str, **fields: Any) -> Sitting:
+    def change(self, token: str, **fields: Any) -> AnalogySession:
         """Replace some fields; every change is a new version."""
         with self._lock:
-            now = self._kept.pop(token, Sitting())
+            now = self._kept.pop(token, AnalogySession())
             self._kept[token] = made = replace(now, **fields, version=now.version + 1)
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)

@@ -11,8 +11,8 @@ import numpy as np
 
 from studio.core.errors import LoomError
 from studio.ui.pictures.analogy.format import title
-from studio.ui.pictures.analogy.room import Room
-from studio.ui.pictures.analogy.session import SLIDERS, Picture, Sitting
+from studio.ui.pictures.analogy.room import AnalogyRoom
+from studio.ui.pictures.analogy.session import SLIDERS, AnalogySession, Picture
 from studio.ui.shell.fields import held, slid, whole
 from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, shows_errors, shows_errors_while
 from studio.vision.transforms import TRANSFORMS
@@ -26,7 +26,7 @@ _KINDS = {"steps": int, "seed": int, "renormalise": bool}
 class SpacePanel:
     """The sliders of the mix."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: AnalogyRoom) -> None:
         self.room = room
 
     def build_common(self) -> None:
@@ -74,10 +74,10 @@ class SpacePanel:
         """What holds for every adapter, and the way between two."""
         return [self.strength, self.temperature, self.renormalise, self.t]
 
-    def shown(self, sitting: Sitting) -> dict[Any, Any]:
+    def shown(self, session: AnalogySession) -> dict[Any, Any]:
         """The controls as a visitor left them."""
-        fields = {self.strength: sitting.strength, self.temperature: sitting.temperature}
-        return {**fields, self.renormalise: sitting.renormalise, self.t: sitting.t}
+        fields = {self.strength: session.strength, self.temperature: session.temperature}
+        return {**fields, self.renormalise: session.renormalise, self.t: session.t}
 
     def choices(self) -> Any:
         """The other edits that can be chosen."""
@@ -107,7 +107,7 @@ class SpacePanel:
     @shows_errors
     def on_gain(self, index: int, token: str, value: float) -> int:
         """A slider of the basis moved."""
-        gains = list(self.room.sitting(token).gains)
+        gains = list(self.room.session(token).gains)
         gains[index] = held(value, 0, _MOST)
         return self.room.change(token, gains=tuple(gains))
 
@@ -126,20 +126,20 @@ class SpacePanel:
     @shows_errors
     def on_second(self, token: str, name: str | None, scene: float | None) -> int:
         """The other end of the way: another edit of the same scene, with this b."""
-        sitting = self.room.full(token)
+        session = self.room.full(token)
         if not name or name not in TRANSFORMS:
-            return sitting.version
-        return self.room.change(token, other=self.room.towards(sitting, (name,), int(scene or 0)))
+            return session.version
+        return self.room.change(token, other=self.room.towards(session, (name,), int(scene or 0)))
 
     @shows_errors_while
     def on_film(self, token: str) -> Iterator[Any]:
         """The way from one edit to the other, frame by frame."""
-        sitting = self.room.full(token)
-        if sitting.other is None:
+        session = self.room.full(token)
+        if session.other is None:
             raise LoomError("There is no way yet", next="choose the other edit first")
         frames: list[tuple[Picture, str]] = []
         for t in np.linspace(0, 1, _FRAMES):
-            frames.append((self.room.drawing(token, sitting, t=float(t))(), f"{t:.0%}"))
+            frames.append((self.room.drawing(token, session, t=float(t))(), f"{t:.0%}"))
             yield frames
 
     @shows_errors
