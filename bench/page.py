@@ -143,7 +143,7 @@ class Bench:
         return {
             "edit": lambda: self.weigh(index + self.repeats + 1),
             "merge": self.workspace.compose,
-            "text": lambda: next(self.page.reading.on_version(self.token)),
+            "text": lambda: next(self.page.preview.on_version(self.token)),
         }
 
 

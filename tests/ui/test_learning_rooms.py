@@ -176,7 +176,7 @@ def test_learned_rows_never_stand_alone(
     learn(page, token, examples=value)
     judge_own = scoring(page).on_judge(token, ["math", "shout"], [value], 50, "", True, [], "", "1", "0", "", "")
     found = whole(judge_own)
-    run = scoring(page).judgings.get(token)
+    run = scoring(page).jobs.get(token)
     assert run
     kinds = [(row.entry.name, row.entry.kind) for row in run.rows]
     assert kinds == [
@@ -201,7 +201,7 @@ def test_learned_rows_never_stand_alone(
 def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> None:
     workspace = page.shared.workspace(token)
     found = judge(page, token, ["math", "shout"], ["math+shout:test"])
-    run = scoring(page).judgings.get(token)
+    run = scoring(page).jobs.get(token)
     assert run
     assert [row.entry.name for row in run.rows] == ["base", "math", "shout", "cat 1,1", "cat 0.5,0.5"]
     assert set(run.rows[0].cells) == {"math+shout:test", "math:test", "shout:test"}
@@ -222,7 +222,7 @@ def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
     sweep = (["slerp", "cat"], "1,-1", "1", "0", "", "")
     given = (["math", "shout"], ["math:test"], 2, "math=math:kept", False)
     whole(scoring(page).on_judge(token, *given, *sweep))
-    run = scoring(page).judgings.get(token)
+    run = scoring(page).jobs.get(token)
     assert run
     refused = [row for row in run.rows if row.refused]
     assert [row.entry.recipe.method for row in refused if row.entry.recipe] == ["slerp"]
@@ -235,7 +235,7 @@ def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
 def test_regmean_is_a_row_that_opens(page: Page, token: str) -> None:
     sweep = (["regmean"], "1", "1", "0", "", "")
     whole(scoring(page).on_judge(token, ["math", "shout"], ["math:test"], 2, "", False, *sweep))
-    run = scoring(page).judgings.get(token)
+    run = scoring(page).jobs.get(token)
     assert run
     assert run.rows[-1].entry.name == "RegMean, own data"
     merged = run.rows[-1].entry.adapter

@@ -288,9 +288,9 @@ def test_a_shared_studio_sends_no_token_of_its_machine(monkeypatch: pytest.Monke
 
 
 def test_a_base_that_does_not_load_says_so_in_its_place(page: Page, token: str, tmp_path: Path) -> None:
-    said = last(page.reading.on_fetch(token, str(tmp_path / "no-base")))
-    assert "refused" in said[page.reading.columns]
-    assert "no-base" in said[page.reading.columns]
+    said = last(page.preview.on_fetch(token, str(tmp_path / "no-base")))
+    assert "refused" in said[page.preview.columns]
+    assert "no-base" in said[page.preview.columns]
     assert page.shared.workspace(token).recipe.base == str(tmp_path / "no-base")
 
 

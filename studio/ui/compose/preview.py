@@ -25,7 +25,7 @@ _POLL = 0.5  # seconds between two words on how long a base is loading
 _PROMPTS = assets("text", "prompts.json")
 
 
-class ReadingPanel:
+class PreviewPanel:
     """Edits the prompt, and streams what every column writes."""
 
     def __init__(self, shared: Shared) -> None:

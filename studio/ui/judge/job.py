@@ -46,7 +46,7 @@ class Question:
 
 
 @dataclass(eq=False)
-class Judging:
+class ScoringJob:
     """A judging under way: `rows` grow, `done` of `total` with what is being done in `said`."""
 
     workspace: Workspace

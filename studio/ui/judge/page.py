@@ -18,7 +18,7 @@ from studio.recipes.recipe import Recipe
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn.job import Result, open_base
 from studio.ui.judge import table as board
-from studio.ui.judge.job import Judging, Question, chosen
+from studio.ui.judge.job import Question, ScoringJob, chosen
 from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
 from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
@@ -46,7 +46,7 @@ class ScoringPanel:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.judgings: LatestJob[Judging] = LatestJob()
+        self.jobs: LatestJob[ScoringJob] = LatestJob()
         self.filled = gr.State(False)  # whether the page shows the visitor's judging
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="scoring"):
@@ -131,7 +131,7 @@ class ScoringPanel:
         value = kept or (
             [f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(workspace).values())
         )
-        run = self.judgings.get(token)
+        run = self.jobs.get(token)
         first = {self.state: markup.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
         yield {
             self.adapters: gr.update(choices=names, value=names),
@@ -164,13 +164,13 @@ class ScoringPanel:
     @shows_errors_while
     def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a judging and show it."""
-        with self.judgings.beginning(token):
-            workspace, former = self.shared.workspace(token), self.judgings.get(token)
+        with self.jobs.beginning(token):
+            workspace, former = self.shared.workspace(token), self.jobs.get(token)
             if former is not None and not former.job.wait(0):
                 raise LoomError("A judging is under way", next="cancel it first")
             question = _question(workspace, self._learned(token, workspace), *given)
-            run = Judging(workspace, partial(open_base, self.shared.sessions, workspace), question)
-            self.judgings.put(token, run)
+            run = ScoringJob(workspace, partial(open_base, self.shared.sessions, workspace), question)
+            self.jobs.put(token, run)
         yield from self.follow(token, run)
 
     def _learned(self, token: str, workspace: Workspace) -> Result | None:
@@ -182,7 +182,7 @@ class ScoringPanel:
     @shows_errors
     def on_stop(self, token: str) -> Any:
         """Cancel: the rows that are there stay."""
-        run = self.judgings.get(token)
+        run = self.jobs.get(token)
         if run is not None:
             run.stopped.set()
         return gr.update(interactive=False)
@@ -190,7 +190,7 @@ class ScoringPanel:
     @shows_errors
     def on_row(self, token: str, place: int | None) -> dict[Any, Any]:
         """Put a row's recipe in the workspace."""
-        workspace, run = self.shared.workspace(token), self.judgings.get(token)
+        workspace, run = self.shared.workspace(token), self.jobs.get(token)
         rows = run.rows if run is not None else []
         if not isinstance(place, int) or not 0 <= place < len(rows):
             return {}
@@ -203,7 +203,7 @@ class ScoringPanel:
         said = markup.message(f"{entry.name} is on the desk; Undo brings the former back.", "good")
         return {**self.shared.refresh(workspace), self.state: said}
 
-    def follow(self, token: str, run: Judging) -> Iterator[dict[Any, Any]]:
+    def follow(self, token: str, run: ScoringJob) -> Iterator[dict[Any, Any]]:
         """A judging as it goes on, and what came of it."""
         seen = -1
         yield {self.filled: True, self.state: _progress(run), **self.buttons(going=True)}
@@ -222,7 +222,7 @@ class ScoringPanel:
             raise
         yield self._ended(token, run)
 
-    def _ended(self, token: str, run: Judging) -> dict[Any, Any]:
+    def _ended(self, token: str, run: ScoringJob) -> dict[Any, Any]:
         """What a judging that is at its end left, by whatever way."""
         try:
             run.job.result()
@@ -230,7 +230,7 @@ class ScoringPanel:
             return {self.filled: True, self.state: markup.message(str(error)), **self.buttons(going=False)}
         return {self.filled: True, **self.results(self.shared.workspace(token), run), **self.buttons(going=False)}
 
-    def results(self, workspace: Workspace, run: Judging) -> dict[Any, Any]:
+    def results(self, workspace: Workspace, run: ScoringJob) -> dict[Any, Any]:
         """The finished table, the small multiples, and the files."""
         rows = list(run.rows)
         opened = [(f"{row.entry.name} ({row.entry.kind})", i) for i, row in enumerate(rows) if row.entry.recipe]
@@ -313,12 +313,12 @@ def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, task
     return found
 
 
-def _progress(run: Judging) -> str:
+def _progress(run: ScoringJob) -> str:
     of = f"Row {run.done} of {run.total}: " if run.total else ""
     return markup.message(f"{of}{run.said}…", "busy")
 
 
-def _summary(run: Judging) -> str:
+def _summary(run: ScoringJob) -> str:
     if not run.rows:
         return markup.message("Cancelled before the first row.")
     word = "Cancelled" if run.stopped.is_set() else "Done"

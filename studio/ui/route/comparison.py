@@ -17,7 +17,7 @@ from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors
 _PAUSE = 0.5  # seconds between two pictures of a comparison
 
 
-class BesidePart:
+class ComparisonPart:
     """Starts a comparison of the visitor's last run, shows it and stops it."""
 
     def __init__(self, shared: Shared, runs: LatestJob[Routing]) -> None:

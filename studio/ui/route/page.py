@@ -23,7 +23,7 @@ from studio.text.decoding import Decoding
 from studio.text.skills import SKILLS
 from studio.ui.compose.learn.job import open_base
 from studio.ui.route import markup as router_markup
-from studio.ui.route.comparison import BesidePart
+from studio.ui.route.comparison import ComparisonPart
 from studio.ui.route.job import Order, Ready, Routing, choices, fitting, labelled, opened
 from studio.ui.shell import markup
 from studio.ui.shell import task_choices as asked
@@ -78,7 +78,7 @@ class RoutingPanel(JobPanel[Routing]):
                     self.plots = gr.HTML(elem_id="route-plots")
                     self.shares = gr.HTML(elem_id="route-shares")
                 with gr.Tab("Beside others", elem_classes="pane"):
-                    self.beside = BesidePart(shared, self.runs)
+                    self.beside = ComparisonPart(shared, self.runs)
                 with gr.Tab("Why a softmax collapses", elem_classes="pane"):
                     self._build_collapse()
 

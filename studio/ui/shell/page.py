@@ -18,7 +18,7 @@ from studio.ui.compose.layouts import Layouts
 from studio.ui.compose.learn.page import LearningPanel
 from studio.ui.compose.library import LibraryPanel
 from studio.ui.compose.mixer import MixerPanel
-from studio.ui.compose.preview import ReadingPanel
+from studio.ui.compose.preview import PreviewPanel
 from studio.ui.compose.selection import SelectionPanel
 from studio.ui.compose.units import UnitsPanel
 from studio.ui.judge.page import ScoringPanel
@@ -53,7 +53,7 @@ class Page:
     selection: SelectionPanel
     mixer: MixerPanel
     by_module: ByModulePanel
-    reading: ReadingPanel
+    preview: PreviewPanel
     history: HistoryPanel
     stored: gr.BrowserState
     warming: gr.HTML
@@ -121,14 +121,14 @@ def build(settings: Settings | None = None) -> Page:
                         mixer, by_module = MixerPanel(shared), ByModulePanel(shared)
                         selection.build_tab()
                 with gr.Row(elem_id="lower"):
-                    reading = ReadingPanel(shared)
+                    preview = PreviewPanel(shared)
                     history.build_tabs()
             for label, panel in TABS:
                 with gr.Tab(label, interactive=False) as tab:
                     opened[label] = (tab, panel(shared))
-        shared.panels.extend([library, units, selection, mixer, by_module, reading, history])
+        shared.panels.extend([library, units, selection, mixer, by_module, preview, history])
         page = Page(
-            demo, shared, library, units, selection, mixer, by_module, reading, history, stored, warming, clock, opened
+            demo, shared, library, units, selection, mixer, by_module, preview, history, stored, warming, clock, opened
         )
         page.wire()
         for tab, room in opened.values():

@@ -30,7 +30,7 @@ make it and compare."""
 _MOST = 4  # of the workspace's
 
 
-class BesidePanel:
+class BaselinesPanel:
     """Draws the same b with the same noise by several adapters."""
 
     def __init__(self, room: AnalogyRoom) -> None:

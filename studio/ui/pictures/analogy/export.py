@@ -27,7 +27,7 @@ _FORMATS = ("peft", "diffusers", "kohya")
 _MAX_RANK = 256
 
 
-class KeepPanel:
+class ExportPanel:
     """Save, add to the workspace, open the basis."""
 
     def __init__(self, room: AnalogyRoom) -> None:

@@ -9,8 +9,8 @@ import gradio as gr
 
 from studio.core.errors import Cancelled
 from studio.ui.pictures.analogy.atlas import AtlasPanel
-from studio.ui.pictures.analogy.baselines import BesidePanel
-from studio.ui.pictures.analogy.export import KeepPanel
+from studio.ui.pictures.analogy.baselines import BaselinesPanel
+from studio.ui.pictures.analogy.export import ExportPanel
 from studio.ui.pictures.analogy.format import heat, judged, mix_line, title
 from studio.ui.pictures.analogy.other import OtherPanel
 from studio.ui.pictures.analogy.pictures import PicturesPanel
@@ -33,8 +33,8 @@ class AnalogyPanel:
         self.room = room = AnalogyRoom(shared, gr.State(0))
         self.early = gr.State(False)  # the tab was opened before the page knew the visitor
         self.filled = gr.State(False)  # the page shows the visitor's analogy; one that was just opened does not
-        self.space, self.atlas, self.keep = SpacePanel(room), AtlasPanel(room), KeepPanel(room)
-        self.beside, self.other = BesidePanel(room), OtherPanel(room)
+        self.space, self.atlas, self.keep = SpacePanel(room), AtlasPanel(room), ExportPanel(room)
+        self.beside, self.other = BaselinesPanel(room), OtherPanel(room)
         with gr.Row():
             with gr.Column(scale=5, min_width=320, elem_id="pictures"):
                 self.pictures = PicturesPanel(room)
