@@ -14,7 +14,7 @@ from studio.merging import Method, method_by_id, methods
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.compose.knobs import NARROW, WIDE, knob_control, knob_update, weight_slider, weight_update
 from studio.ui.shell import markup
-from studio.ui.shell.fields import held
+from studio.ui.shell.fields import clamped
 from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, Job, Shared, shows_errors, shows_errors_while
 
 _PATIENCE = 0.3  # seconds until a merge shows its progress
@@ -149,7 +149,7 @@ class MixerPanel:
         self, slider: gr.Slider, edit: Callable[[str, float], int], token: str, value: Any, is_wide: bool
     ) -> dict[Any, Any]:
         """A slider was dragged, or a number typed beside it: it widens for a far one, and shows what the recipe has."""
-        wanted = held(value, -WIDE, WIDE)
+        wanted = clamped(value, -WIDE, WIDE)
         updates: dict[Any, Any] = {self.shared.version: edit(token, wanted)}
         if abs(wanted) > (WIDE if is_wide else NARROW):
             updates[slider] = gr.update(value=wanted, minimum=-WIDE, maximum=WIDE)

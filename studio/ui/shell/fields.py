@@ -9,15 +9,15 @@ from typing import Any
 from studio.core.errors import LoomError
 
 
-def held(value: Any, low: float, high: float) -> float:
+def clamped(value: Any, low: float, high: float) -> float:
     """What a slider from low to high shows of a typed value: the nearest it has; of no number, what is nearest 0."""
     is_number = isinstance(value, (int, float)) and math.isfinite(value)
     return min(max(value if is_number else 0, low), high)
 
 
-def slid(low: float, high: float, handler: Callable[[str, float], Any], token: str, value: Any) -> Any:
+def on_slider(low: float, high: float, handler: Callable[[str, float], Any], token: str, value: Any) -> Any:
     """A slider was dragged, or a number typed beside it: the handler gets what the slider shows."""
-    return handler(token, held(value, low, high))
+    return handler(token, clamped(value, low, high))
 
 
 def number(what: str, value: Any, low: float, high: float) -> float:

@@ -26,7 +26,7 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # An edit answers at once and is followed by the results; of a fast drag only the last position counts.
 EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 20}
 # The number beside a slider takes any text. Gradio's own check stops the edit while the page shows the nearest end, so
-# what was typed reaches the handler, which brings it in as the page does: see `slid`.
+# what was typed reaches the handler, which brings it in as the page does: see `on_slider`.
 SLIDE: dict[str, Any] = {**EDIT, "preprocess": False}
 
 

@@ -13,7 +13,7 @@ from studio.core.errors import LoomError
 from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.pictures.analogy.session import SLIDERS, AnalogySession, Picture
-from studio.ui.shell.fields import held, slid, whole
+from studio.ui.shell.fields import clamped, on_slider, whole
 from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, shows_errors, shows_errors_while
 from studio.vision.transforms import TRANSFORMS
 
@@ -87,7 +87,7 @@ class SpacePanel:
         """Connect the listeners, and those of two controls that stand elsewhere."""
         token, version = self.room.shared.token, self.room.version
         for index, gain in enumerate(self.gains):
-            gain.input(partial(slid, 0, _MOST, partial(self.on_gain, index)), [token, gain], version, **SLIDE)
+            gain.input(partial(on_slider, 0, _MOST, partial(self.on_gain, index)), [token, gain], version, **SLIDE)
         fields = {
             "strength": self.strength, "temperature": self.temperature, "renormalise": self.renormalise, "t": self.t,
             "steps": steps, "seed": seed,
@@ -95,7 +95,7 @@ class SpacePanel:
         for name, control in fields.items():
             edit = partial(self.on_field, name)
             if isinstance(control, gr.Slider):
-                bounded = partial(slid, control.minimum, control.maximum, edit)
+                bounded = partial(on_slider, control.minimum, control.maximum, edit)
                 control.input(bounded, [token, control], version, **SLIDE)
             else:
                 control.input(edit, [token, control], version, **EDIT)
@@ -108,7 +108,7 @@ class SpacePanel:
     def on_gain(self, index: int, token: str, value: float) -> int:
         """A slider of the basis moved."""
         gains = list(self.room.session(token).gains)
-        gains[index] = held(value, 0, _MOST)
+        gains[index] = clamped(value, 0, _MOST)
         return self.room.change(token, gains=tuple(gains))
 
     @shows_errors
