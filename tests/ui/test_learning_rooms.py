@@ -17,9 +17,9 @@ from studio.recipes.presets import load_preset
 from studio.text.skills import items
 from studio.ui.compose.learn import curves
 from studio.ui.compose.learn.page import LearningPanel
-from studio.ui.judge import table as board
+from studio.ui.judge import table
 from studio.ui.judge.page import ScoringPanel
-from studio.ui.shell import task_choices as asked
+from studio.ui.shell import task_choices
 from studio.ui.shell.page import Page, build
 from studio.ui.shell.sessions import Settings
 
@@ -229,7 +229,7 @@ def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
     assert run.rows[-1].entry.recipe
     assert run.rows[-1].entry.recipe.method == "cat"
     assert set(run.rows[-1].cells) == {"math:test", "math:kept", "shout:test"}
-    assert "negative" in board.table(run.rows)
+    assert "negative" in table.table(run.rows)
 
 
 def test_regmean_is_a_row_that_opens(page: Page, token: str) -> None:
@@ -270,7 +270,7 @@ def test_what_cannot_be_judged_says_why(
 
 def test_choices_follow_the_workspace(page: Page, token: str) -> None:
     workspace = page.shared.workspace(token)
-    assert asked.fitting(workspace) == "math+shout"
+    assert task_choices.fitting(workspace) == "math+shout"
     shown = whole(scoring(page).on_open(token, ["math+spanish:test"], ["lego"]))
     assert shown[scoring(page).tasks]["value"] == ["math+shout:test", "math+shout:kept"]
     assert ("k (lego)", "k") in shown[scoring(page).knob]["choices"]

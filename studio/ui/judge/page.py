@@ -17,10 +17,9 @@ from studio.merging import methods
 from studio.recipes.recipe import Recipe
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn.job import Result, open_base
-from studio.ui.judge import table as board
+from studio.ui.judge import table
 from studio.ui.judge.job import Question, ScoringJob, chosen
-from studio.ui.shell import markup
-from studio.ui.shell import task_choices as asked
+from studio.ui.shell import markup, task_choices
 from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5
@@ -125,14 +124,15 @@ class ScoringPanel:
     ) -> Iterator[dict[Any, Any]]:
         """The tab was opened: adapters and tasks of the workspace, and the judging if one goes on."""
         workspace = self.shared.workspace(token)
-        names, listed = [adapter.name for adapter in workspace.adapters], asked.choices(workspace, ("test", "kept"))
-        kept = [task for task in tasks or [] if asked.fits(workspace, task)]
-        fitting = asked.fitting(workspace)
+        names = [adapter.name for adapter in workspace.adapters]
+        listed = task_choices.choices(workspace, ("test", "kept"))
+        kept = [task for task in tasks or [] if task_choices.fits(workspace, task)]
+        fitting = task_choices.fitting(workspace)
         value = kept or (
-            [f"{fitting}:test", f"{fitting}:kept"] if fitting else list(asked.own_tasks(workspace).values())
+            [f"{fitting}:test", f"{fitting}:kept"] if fitting else list(task_choices.own_tasks(workspace).values())
         )
         run = self.jobs.get(token)
-        first = {self.state: markup.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
+        first = {self.state: markup.first_view(*_FIRST, *task_choices.example(fitting))} if run is None else {}
         yield {
             self.adapters: gr.update(choices=names, value=names),
             self.tasks: gr.update(choices=listed, value=value),
@@ -157,9 +157,9 @@ class ScoringPanel:
         workspace = self.shared.workspace(token)
         if not file:
             return {}
-        value = asked.receive(workspace, file)
+        value = task_choices.receive(workspace, file)
         chosen_tasks = list(dict.fromkeys([*(tasks or []), value]))
-        return gr.update(choices=asked.choices(workspace, ("test", "kept")), value=chosen_tasks)
+        return gr.update(choices=task_choices.choices(workspace, ("test", "kept")), value=chosen_tasks)
 
     @shows_errors_while
     def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
@@ -211,7 +211,7 @@ class ScoringPanel:
             found: dict[Any, Any] = {self.state: _progress(run)}
             if len(run.rows) != seen:
                 seen = len(run.rows)
-                found[self.table] = board.table(list(run.rows))
+                found[self.table] = table.table(list(run.rows))
             yield found
         try:
             run.job.result()
@@ -237,8 +237,8 @@ class ScoringPanel:
         files = _files(workspace, run.board) if rows else ("", "")
         return {
             self.state: _summary(run),
-            self.table: board.table(rows),
-            self.plot: gr.update(value=board.multiples(rows), visible=True) if rows else gr.update(visible=False),
+            self.table: table.table(rows),
+            self.plot: gr.update(value=table.multiples(rows), visible=True) if rows else gr.update(visible=False),
             self.bar: gr.update(visible=bool(rows)),
             self.open: gr.update(choices=opened, value=None),
             self.csv: files[0] or None,
@@ -271,11 +271,11 @@ def _question(
     if not isinstance(count, (int, float)) or not 1 <= count <= 10_000:
         raise LoomError(f"{count!r} questions cannot be asked", next="choose 10 to 400")
     sources, pins = chosen(workspace, names)
-    found = {task.name: task for task in (asked.task(workspace, value, int(count), 1) for value in tasks)}
+    found = {task.name: task for task in (task_choices.task(workspace, value, int(count), 1) for value in tasks)}
     relations = _own(workspace, [adapter.name for adapter in sources.adapters], own, int(count), found)
     recipes: Sequence[Recipe] = ()
     with_regmean = REGMEAN in ids
-    if with_regmean and len(asked.embedded(workspace)) < len(workspace.entries):
+    if with_regmean and len(task_choices.embedded(workspace)) < len(workspace.entries):
         why = "it needs each adapter's own training questions, and knows those of the embedded skills"
         raise LoomError("RegMean cannot be judged here", why, "take it off the methods, or use it from Python")
     ids = [id for id in ids if id != REGMEAN]
@@ -299,7 +299,7 @@ def _words(given: Any) -> list[str]:
 
 def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:
     """Each source's own task, added to the tasks: the embedded skills know theirs, the visitor says the others."""
-    said = {name: task for name, task in asked.own_tasks(workspace).items() if name in names}
+    said = {name: task for name, task in task_choices.own_tasks(workspace).items() if name in names}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in names:
@@ -307,7 +307,7 @@ def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, task
         said[name] = value
     found = {}
     for name, value in said.items():
-        task = asked.task(workspace, value, count, 1)
+        task = task_choices.task(workspace, value, count, 1)
         tasks.setdefault(task.name, task)
         found[name] = task.name
     return found

@@ -21,7 +21,7 @@ from studio.session.workspace import Workspace
 from studio.text.bases import TextBase
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
 from studio.ui.compose.learn.job import SLOTS
-from studio.ui.shell import task_choices as asked
+from studio.ui.shell import task_choices
 from studio.ui.shell.panel import Job
 
 
@@ -160,27 +160,27 @@ def opened(router: Router, workspace: Workspace, title: str) -> Ready:
 
 def choices(workspace: Workspace) -> list[tuple[str, str]]:
     """(title, value) of the tasks that the adapters in the workspace answer, and a visitor's own files."""
-    own = [choice for choice in asked.choices(workspace) if choice[1].startswith(asked.OWN)]
+    own = [choice for choice in task_choices.choices(workspace) if choice[1].startswith(task_choices.OWN)]
     return [(SKILLS[name].title, name) for name in fitting(workspace)] + own
 
 
 def fitting(workspace: Workspace) -> list[str]:
     """The skills and pairs whose adapters are all in the workspace."""
-    here = set(asked.embedded(workspace))
+    here = set(task_choices.embedded(workspace))
     return [name for name in (*SINGLES, *COMPOSITIONS) if set(name.split("+")) <= here]
 
 
 def labelled(workspace: Workspace, tasks: Sequence[str], count: int, seed: int, k: int) -> tuple[Labelled, ...]:
     """The items of some chosen tasks; raises `LoomError` for none, or a task that is no longer there."""
-    skills = [task for task in tasks if not task.startswith(asked.OWN)]
+    skills = [task for task in tasks if not task.startswith(task_choices.OWN)]
     unknown = [task for task in skills if task not in fitting(workspace)]
     if not tasks or unknown:
         what = f"{unknown[0]} does not fit the desk" if unknown else "No task is chosen"
         raise BadRecipe(what, next="choose some of the list, or upload a JSONL of prompts and answers")
     found = skill_items(skills, "train", count, seed, k=k)
     for task in tasks:
-        if task.startswith(asked.OWN):
-            given = asked.task(workspace, task, count, seed)
+        if task.startswith(task_choices.OWN):
+            given = task_choices.task(workspace, task, count, seed)
             if given.kind != "exact":
                 raise BadRecipe(f"{given.name} holds texts", "a router learns from questions", "give prompts too")
             found += [Labelled(item, given.name) for item in given.items]

@@ -25,8 +25,7 @@ from studio.ui.compose.learn.job import open_base
 from studio.ui.route import markup as router_markup
 from studio.ui.route.comparison import ComparisonPart
 from studio.ui.route.job import Order, Ready, Routing, choices, fitting, labelled, opened
-from studio.ui.shell import markup
-from studio.ui.shell import task_choices as asked
+from studio.ui.shell import markup, task_choices
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import JobPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
@@ -182,7 +181,7 @@ class RoutingPanel(JobPanel[Routing]):
         ]
         run = self.runs.get(token)
         is_new = run is None and self.ready.get(token) is None
-        example = asked.example(next(iter(kept or fitting(workspace)), None))
+        example = task_choices.example(next(iter(kept or fitting(workspace)), None))
         first = {self.state: markup.first_view(*_FIRST, *example)} if is_new else {}
         yield {
             self.tasks: gr.update(choices=listed, value=kept or fitting(workspace)),
@@ -197,7 +196,7 @@ class RoutingPanel(JobPanel[Routing]):
         workspace = self.shared.workspace(token)
         if not file:
             return {}
-        value = asked.receive(workspace, file)
+        value = task_choices.receive(workspace, file)
         return gr.update(choices=choices(workspace), value=[*_texts(chosen), value])
 
     @shows_errors_while

@@ -20,8 +20,7 @@ from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn import curves
 from studio.ui.compose.learn.job import Training, open_base
-from studio.ui.shell import markup
-from studio.ui.shell import task_choices as asked
+from studio.ui.shell import markup, task_choices
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import JobPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
@@ -140,11 +139,11 @@ class LearningPanel(JobPanel[Training]):
     def on_open(self, token: str, chosen: str | None, is_filled: bool = False) -> Iterator[dict[Any, Any]]:
         """The tab was opened: what there is to learn from, and the run if one goes on."""
         workspace = self.shared.workspace(token)
-        listed = asked.choices(workspace, ("train",))
-        fitting = asked.fitting(workspace)
-        value = chosen if asked.fits(workspace, chosen) else f"{fitting}:train" if fitting else None
+        listed = task_choices.choices(workspace, ("train",))
+        fitting = task_choices.fitting(workspace)
+        value = chosen if task_choices.fits(workspace, chosen) else f"{fitting}:train" if fitting else None
         run = self.runs.get(token)
-        first = {self.state: markup.first_view(*_FIRST, *asked.example(fitting))} if run is None else {}
+        first = {self.state: markup.first_view(*_FIRST, *task_choices.example(fitting))} if run is None else {}
         yield {self.examples: gr.update(choices=listed, value=value), **first}
         yield from self.reopened(token, is_filled)
 
@@ -167,8 +166,8 @@ class LearningPanel(JobPanel[Training]):
         workspace = self.shared.workspace(token)
         if not file:
             return {}
-        value = asked.receive(workspace, file)
-        return gr.update(choices=asked.choices(workspace, ("train",)), value=value)
+        value = task_choices.receive(workspace, file)
+        return gr.update(choices=task_choices.choices(workspace, ("train",)), value=value)
 
     @shows_errors_while
     def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
@@ -187,7 +186,7 @@ class LearningPanel(JobPanel[Training]):
             raise LoomError(
                 "The desk is full", "a target LoRA would be the 17th", "remove an adapter, or do without it"
             )
-        items = asked.task(workspace, examples, whole("The number of examples", count, 1, 10_000), order.seed)
+        items = task_choices.task(workspace, examples, whole("The number of examples", count, 1, 10_000), order.seed)
         if items.kind != "exact":
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
         return Training(
