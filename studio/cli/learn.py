@@ -91,7 +91,7 @@ def _learn(options: argparse.Namespace) -> int:
     from studio.learning.controls import TargetSettings
     from studio.learning.data import split, unseen
     from studio.learning.fit import Schedule
-    from studio.learning.learners import Order, coefficients, heard
+    from studio.learning.learners import LearnRequest, coefficients, heard
     from studio.learning.soups import Settings
     from studio.recipes.recipe import is_recipe, placed
 
@@ -109,15 +109,15 @@ def _learn(options: argparse.Namespace) -> int:
     settings = Settings(shape, options.granularity, options.start, options.init, options.l1, schedule)
     target = TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch, seed=options.seed))
     pooled = target if options.pool_target else None
-    order = Order(options.way, settings, options.keep, options.by, pooled, options.trials)
-    found = coefficients(base, heard(recipe, sources), examples, order, on_step=_step)
+    request = LearnRequest(options.way, settings, options.keep, options.by, pooled, options.trials)
+    found = coefficients(base, heard(recipe, sources), examples, request, on_step=_step)
     recipe, sources = _joined(options.out, recipe, sources, found)
     learned = found.into(recipe).changed(name=options.out.stem, base=base.base.id)
     placed(learned, options.out.parent, for_others=False).save(options.out)
     soup = found.soup
     _say(f"{options.out}: lowest loss {min(loss for _, loss in soup.state.valid):.4f}, {soup.state.step} steps")
     if tasks:
-        beside = controls(base, recipe, sources, examples, order, target=target, on_part=_say)
+        beside = controls(base, recipe, sources, examples, request, target=target, on_part=_say)
         _judged(options, base, recipe, sources, [*beside, Entry("learned", "merge", learned)], tasks)
     return 0
 

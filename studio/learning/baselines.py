@@ -10,7 +10,7 @@ from studio.evaluation.scoreboard import Entry
 from studio.learning.controls import TargetSettings, random_like, target_lora
 from studio.learning.data import Examples
 from studio.learning.fit import Stop
-from studio.learning.learners import Order, coefficients
+from studio.learning.learners import LearnRequest, coefficients
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
@@ -23,19 +23,19 @@ def controls(
     recipe: Recipe,
     sources: Sources,
     examples: Examples,
-    order: Order,
+    request: LearnRequest,
     *,
     target: TargetSettings | None = None,
     on_part: OnPart | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Entry]:
-    """The controls of a merge learned over a recipe's sources by this order, one by one as they are made.
+    """The controls of a merge learned over a recipe's sources by this request, one by one as they are made.
 
-    Where the order has a target LoRA join the pool, it is the last of the sources, and no random LoRA replaces it.
+    Where the request has a target LoRA join the pool, it is the last of the sources, and no random LoRA replaces it.
     `on_part(name)` is called before each that takes time. Base and sources alone are rows of every scoreboard already.
     """
     say, plain = on_part or _silent, recipe.model_dump()["sources"]
-    count = len(plain) - (order.target is not None)
+    count = len(plain) - (request.target is not None)
     for name, weight in (("uniform cat", 1 / count), ("sum", 1.0)):
         given = [{**s, "weight": weight if i < count else 0.0, "modules": {}, "units": {}} for i, s in enumerate(plain)]
         yield Entry(name, "control", recipe.changed(name=name, method="cat", knobs={}, scale=1.0, sources=given))
@@ -44,8 +44,8 @@ def controls(
     trained = pooled[0] if pooled else target_lora(base, pool, examples, target, stop=stop)
     yield Entry("target LoRA", "control", None, trained)
     say("random LoRAs")
-    drawn = random_like(pool, order.seed)
-    found = coefficients(base, drawn, examples, order, target=pooled[0] if pooled else None, stop=stop)
+    drawn = random_like(pool, request.seed)
+    found = coefficients(base, drawn, examples, request, target=pooled[0] if pooled else None, stop=stop)
     alike = found.into(recipe.changed(sources=[{**source, "units": {}} for source in plain]))
     silent = not any(c for source in alike.sources for c in (source.weight, *source.modules.values()))
     everything = Sources((*drawn, *(replace(one, name="target") for one in pooled)))

@@ -36,7 +36,7 @@ assert set(WAYS) == set(get_args(Way))
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LearnRequest:
     """What is to be learned and how.
 
     `keep` and `by` say how many adapters recycling selects and by what; `target` are the settings of a target LoRA that
@@ -102,7 +102,7 @@ def coefficients(
     base: TextBase,
     adapters: Sequence[Adapter],
     examples: Examples,
-    order: Order,
+    request: LearnRequest,
     *,
     target: Adapter | None = None,
     on_step: OnStep | None = None,
@@ -110,21 +110,21 @@ def coefficients(
 ) -> Learned:
     """Learn coefficients the way that is ordered; raises what that way raises.
 
-    `target` is the target LoRA that the order asks for, where it is trained already.
+    `target` is the target LoRA that the request asks for, where it is trained already.
     """
     places, chosen = tuple(range(len(adapters))), tuple(adapters)
-    if order.way == "lorahub":
-        search = Search(order.trials, seed=order.seed)
+    if request.way == "lorahub":
+        search = Search(request.trials, seed=request.seed)
         return Learned(places, chosen, lorahub(base, chosen, examples, search, on_step=on_step, stop=stop))
-    if order.way == "recycle":
-        recycling = Recycling(order.keep, order.by, order.settings, order.seed)
-        if order.target and target is None:
-            target = target_lora(base, chosen, examples, order.target, stop=stop)
+    if request.way == "recycle":
+        recycling = Recycling(request.keep, request.by, request.settings, request.seed)
+        if request.target and target is None:
+            target = target_lora(base, chosen, examples, request.target, stop=stop)
         places = select(base, chosen, examples, recycling, target=target, stop=stop)
         chosen = tuple(adapters[place] for place in places)
         if target is not None:
             places, chosen = (-1, *places), (target, *chosen)
-    return resumed(base, places, chosen, examples, order, None, on_step=on_step, stop=stop)
+    return resumed(base, places, chosen, examples, request, None, on_step=on_step, stop=stop)
 
 
 def resumed(
@@ -132,18 +132,18 @@ def resumed(
     places: tuple[int, ...],
     adapters: tuple[Adapter, ...],
     examples: Examples,
-    order: Order,
+    request: LearnRequest,
     state: State | None,
     *,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
 ) -> Learned:
     """Go on from a state with adapters that are selected already; from the start where it is None."""
-    if order.way == "lorahub":
+    if request.way == "lorahub":
         raise BadRecipe("LoraHub's search cannot be taken up again", "its optimiser keeps no state", "start it again")
-    if order.way == "adamerge":
+    if request.way == "adamerge":
         prompts = [item.prompt for item in examples.all]
-        found = adamerge(base, adapters, prompts, order.unlabelled, state=state, on_step=on_step, stop=stop)
+        found = adamerge(base, adapters, prompts, request.unlabelled, state=state, on_step=on_step, stop=stop)
     else:
-        found = learn(base, adapters, examples, order.settings, state=state, on_step=on_step, stop=stop)
+        found = learn(base, adapters, examples, request.settings, state=state, on_step=on_step, stop=stop)
     return Learned(places, adapters, found)

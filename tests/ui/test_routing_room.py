@@ -155,10 +155,10 @@ def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPane
      (9, float("nan"), "rate"), (10, 10**9, "Steps"), (11, "8", "batch")],
 )  # fmt: skip
 def test_bad_controls_are_messages(room: RoutingPanel, token: str, place: int, value: object, said: str) -> None:
-    order = [*ORDER]
-    order[place] = value
+    request = [*ORDER]
+    request[place] = value
     with pytest.raises(gr.Error) as caught:
-        last(room.on_train(token, TASKS, 4, *order))
+        last(room.on_train(token, TASKS, 4, *request))
     assert said.lower() in f"{caught.value.title} {caught.value.message}".lower()
 
 

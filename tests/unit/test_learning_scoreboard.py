@@ -20,7 +20,7 @@ from studio.learning.baselines import controls
 from studio.learning.controls import TargetSettings
 from studio.learning.data import split
 from studio.learning.fit import Schedule
-from studio.learning.learners import Order
+from studio.learning.learners import LearnRequest
 from studio.learning.soups import Settings
 from studio.recipes.recipe import Source, load, parse
 from studio.recipes.sources import Sources
@@ -116,7 +116,7 @@ def test_the_controls_are_all_there(world: tuple[TextBase, Sources, tuple[Source
             recipe,
             sources,
             split(LETTERS.items),
-            Order(settings=Settings(schedule=quick)),
+            LearnRequest(settings=Settings(schedule=quick)),
             target=TargetSettings(schedule=quick),
             on_part=said.append,
         )

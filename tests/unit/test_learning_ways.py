@@ -18,7 +18,7 @@ from studio.learning.baselines import controls
 from studio.learning.controls import TargetSettings
 from studio.learning.data import Examples
 from studio.learning.fit import Schedule
-from studio.learning.learners import WAYS, Order, Way, coefficients, heard, resumed
+from studio.learning.learners import WAYS, LearnRequest, Way, coefficients, heard, resumed
 from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.recipes.recipe import Recipe
@@ -46,9 +46,11 @@ def loss(lm: TextBase, variant: Adapter | None) -> float:
 @pytest.mark.parametrize("way", get_args(Way))
 def test_the_recipe_gives_what_was_learned(way: Way, world: tuple[TextBase, list[Adapter], Recipe]) -> None:
     lm, sources, recipe = world
-    order = Order(way, Settings(schedule=QUICK), keep=2, trials=12, unlabelled=Settings(start=0.3, schedule=QUICK))
+    request = LearnRequest(
+        way, Settings(schedule=QUICK), keep=2, trials=12, unlabelled=Settings(start=0.3, schedule=QUICK)
+    )
     steps: list[int] = []
-    found = coefficients(lm, sources, EXAMPLES, order, on_step=lambda step: steps.append(step.step))
+    found = coefficients(lm, sources, EXAMPLES, request, on_step=lambda step: steps.append(step.step))
     assert steps == list(range(1, 13))
     made = found.into(recipe)
     assert (made.method, len(made.sources)) == ("cat", 3)
@@ -61,15 +63,15 @@ def test_the_recipe_gives_what_was_learned(way: Way, world: tuple[TextBase, list
 def test_a_target_lora_joins_the_pool_as_last_source(world: tuple[TextBase, list[Adapter], Recipe]) -> None:
     lm, sources, recipe = world
     target = TargetSettings(4, 8, QUICK)
-    order = Order("recycle", Settings("leaky", schedule=QUICK), keep=1, target=target)
-    found = coefficients(lm, sources, EXAMPLES, order)
+    request = LearnRequest("recycle", Settings("leaky", schedule=QUICK), keep=1, target=target)
+    found = coefficients(lm, sources, EXAMPLES, request)
     assert found.places[0] == -1
     joined = recipe.changed(sources=[*recipe.model_dump()["sources"], {"path": "target", "name": "target"}])
     made, pool = found.into(joined), Sources((*sources, found.adapters[0]))
     assert len({source.weight for source in made.sources} - {0.0}) == 2
     lowest = min(value for _, value in found.soup.state.valid)
     assert loss(lm, compose(made, pool).adapter) == pytest.approx(lowest, rel=1e-3)
-    beside = {entry.name: entry for entry in controls(lm, joined, pool, EXAMPLES, order, target=target)}
+    beside = {entry.name: entry for entry in controls(lm, joined, pool, EXAMPLES, request, target=target)}
     assert beside["target LoRA"].adapter is found.adapters[0]
     uniform = beside["uniform cat"].recipe
     assert uniform
@@ -79,17 +81,17 @@ def test_a_target_lora_joins_the_pool_as_last_source(world: tuple[TextBase, list
 @pytest.mark.parametrize("way", ["soup", "adamerge"])
 def test_a_stopped_run_goes_on_as_if_it_had_not(way: Way, world: tuple[TextBase, list[Adapter], Recipe]) -> None:
     lm, sources, _ = world
-    order = Order(way, Settings(schedule=QUICK), unlabelled=Settings(start=0.3, schedule=QUICK))
+    request = LearnRequest(way, Settings(schedule=QUICK), unlabelled=Settings(start=0.3, schedule=QUICK))
     steps: list[int] = []
     half = coefficients(
-        lm, sources, EXAMPLES, order, on_step=lambda step: steps.append(step.step), stop=lambda: len(steps) == 5
+        lm, sources, EXAMPLES, request, on_step=lambda step: steps.append(step.step), stop=lambda: len(steps) == 5
     )
-    rest = resumed(lm, half.places, half.adapters, EXAMPLES, order, half.soup.state)
-    whole = coefficients(lm, sources, EXAMPLES, order)
+    rest = resumed(lm, half.places, half.adapters, EXAMPLES, request, half.soup.state)
+    whole = coefficients(lm, sources, EXAMPLES, request)
     assert (half.soup.state.step, rest.soup.state.step) == (5, 12)
     assert rest.soup.state.losses == pytest.approx(whole.soup.state.losses, rel=1e-5)
     with pytest.raises(BadRecipe, match="taken up"):
-        resumed(lm, half.places, half.adapters, EXAMPLES, replace(order, way="lorahub"), half.soup.state)
+        resumed(lm, half.places, half.adapters, EXAMPLES, replace(request, way="lorahub"), half.soup.state)
 
 
 def test_unit_edits_are_heard_in_training(world: tuple[TextBase, list[Adapter], Recipe]) -> None:
@@ -100,7 +102,7 @@ def test_unit_edits_are_heard_in_training(world: tuple[TextBase, list[Adapter], 
     edited = recipe.changed(sources=[{**fields[0], "units": edits}, *fields[1:]])
     adapters = heard(edited, Sources(tuple(sources)))
     assert adapters[1] is sources[1]
-    found = coefficients(lm, adapters, EXAMPLES, Order(settings=Settings(schedule=QUICK)))
+    found = coefficients(lm, adapters, EXAMPLES, LearnRequest(settings=Settings(schedule=QUICK)))
     merged = compose(found.into(edited), Sources(tuple(sources))).adapter
     assert loss(lm, merged) == pytest.approx(min(value for _, value in found.soup.state.valid), rel=1e-3)
 

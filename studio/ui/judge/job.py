@@ -99,9 +99,9 @@ class ScoringJob:
         run = self.question.learned
         if run is None:
             return found
-        target = TargetSettings(schedule=Schedule(1e-3, TARGET_STEPS, check_every=20, seed=run.order.seed))
+        target = TargetSettings(schedule=Schedule(1e-3, TARGET_STEPS, check_every=20, seed=run.request.seed))
         beside = controls(
-            base, recipe, whole, run.examples, run.order, target=target, on_part=self._part, stop=self.stopped.is_set
+            base, recipe, whole, run.examples, run.request, target=target, on_part=self._part, stop=self.stopped.is_set
         )
         for entry in beside:
             if self.stopped.is_set():

@@ -26,7 +26,7 @@ from studio.ui.shell.panel import Job
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Order:
+class RouteRequest:
     """What a run is to do: the items, the router's shape, and how it is trained."""
 
     items: tuple[Labelled, ...]
@@ -45,7 +45,7 @@ class Routing:
 
     adapters: tuple[Adapter, ...]
     open_base: Callable[[], TextBase]
-    order: Order
+    request: RouteRequest
     start: Trained | None = None
     history: list[tuple[int, Measures]] = field(default_factory=list)
     said: str = "Waiting for a free place: two runs go on already, yours or others'"
@@ -61,7 +61,7 @@ class Routing:
     @property
     def names(self) -> tuple[str, ...]:
         """What the router chooses among."""
-        return tuple(a.name for a in self.adapters) + ((BASE,) if self.order.shape.with_base else ())
+        return tuple(a.name for a in self.adapters) + ((BASE,) if self.request.shape.with_base else ())
 
     @property
     def is_going(self) -> bool:
@@ -72,13 +72,13 @@ class Routing:
     def can_resume(self) -> bool:
         """Whether there are steps left to go on with."""
         done = self.trained
-        return done is not None and not self.is_going and done.state.step < self.order.settings.schedule.steps
+        return done is not None and not self.is_going and done.state.step < self.request.settings.schedule.steps
 
     def again(self) -> Routing:
         """The same run, from where it was stopped."""
         if not self.can_resume:
             raise LoomError("There is nothing to go on with", "the run is at its end", "train anew")
-        return Routing(self.adapters, self.open_base, self.order, self.trained)
+        return Routing(self.adapters, self.open_base, self.request, self.trained)
 
     def _work(self, on_step: Any) -> None:
         with SLOTS:
@@ -87,11 +87,11 @@ class Routing:
             self.said = "Opening the base model"
             base = self.open_base()
             self.said = "Reading the prompts"
-            world = text_world(base, self.adapters, self.order.items, self.order.shape)
+            world = text_world(base, self.adapters, self.request.items, self.request.shape)
             self.said = "Measuring the start"
             how = {"resume": self.start, "on_step": self._seen, "stop": self.stopped.is_set}
-            self.lesson = Lesson(world, self.order.shape, self.order.settings)
-            self.trained = learn_router(world, self.order.shape, self.order.settings, **how)
+            self.lesson = Lesson(world, self.request.shape, self.request.settings)
+            self.trained = learn_router(world, self.request.shape, self.request.settings, **how)
             self.history = list(self.trained.history)
 
     def _seen(self, step: Step) -> None:
@@ -122,9 +122,9 @@ class Comparison:
         assert self.run.trained is not None
         with SLOTS:
             self.said = "Reading the questions"
-            world = text_world(self.run.open_base(), self.run.adapters, self.items, self.run.order.shape)
+            world = text_world(self.run.open_base(), self.run.adapters, self.items, self.run.request.shape)
             trial = Trial(world, self.run.trained.router, self.run.lesson, self.stopped.is_set)
-            names = [name for name in BESIDE if name != self.run.order.shape.kind]
+            names = [name for name in BESIDE if name != self.run.request.shape.kind]
             titles = ["this router", *(BESIDE[name][0] for name in names), ""]
             self.said = f"Judging {titles[0]}"
             for (_, row), title, following in zip(beside(trial, names), titles, titles[1:], strict=False):
@@ -136,12 +136,12 @@ def comparison(run: Routing | None, count: int) -> Comparison:
     """A comparison of a finished run; raises `LoomError` where there is none, or no question is left to ask."""
     if run is None or run.is_going or run.trained is None:
         raise LoomError("There is no router to judge", next="train one first")
-    skills = [task for task in run.order.tasks if task in SKILLS]
+    skills = [task for task in run.request.tasks if task in SKILLS]
     if not skills:
         raise LoomError(
             "There are no other questions", "your file was learned from", "judge it by `route --test` with another file"
         )
-    return Comparison(run, tuple(skill_items(skills, "test", count, 1, k=run.order.shape.k)))
+    return Comparison(run, tuple(skill_items(skills, "test", count, 1, k=run.request.shape.k)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

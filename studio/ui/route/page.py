@@ -24,7 +24,7 @@ from studio.text.skills import SKILLS
 from studio.ui.compose.learn.job import open_base
 from studio.ui.route import markup as router_markup
 from studio.ui.route.comparison import ComparisonPart
-from studio.ui.route.job import Order, Ready, Routing, choices, fitting, labelled, opened
+from studio.ui.route.job import Ready, RouteRequest, Routing, choices, fitting, labelled, opened
 from studio.ui.shell import markup, task_choices
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import JobPanel
@@ -208,10 +208,10 @@ class RoutingPanel(JobPanel[Routing]):
         """The run that the controls spell."""
         if len(workspace.recipe.sources) < 2:
             raise LoomError("There is nothing to choose", "a router needs two adapters", "add some, or open a preset")
-        shape, settings = _order(*given)
+        shape, settings = _request(*given)
         items = labelled(workspace, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
         opening = partial(open_base, self.shared.sessions, workspace)
-        return Routing(workspace.adapters, opening, Order(items, shape, settings))
+        return Routing(workspace.adapters, opening, RouteRequest(items, shape, settings))
 
     def finished(self, token: str, run: Routing) -> dict[Any, Any]:
         """The router writes from now on, and can be saved."""
@@ -228,17 +228,17 @@ class RoutingPanel(JobPanel[Routing]):
 
     def picture(self, run: Routing) -> dict[Any, Any]:
         """What a run looks like now."""
-        history, shape = list(run.history), run.order.shape
+        history, shape = list(run.history), run.request.shape
         busy = {self.state: markup.message(f"{run.said}…", "busy")}
         if not history:
             return {**busy, self.figures: "", self.plots: "", self.shares: ""}
         last = history[-1][1] if run.is_going else _best(history)  # at its end the router is that of the best step
-        steps = run.order.settings.schedule.steps
+        steps = run.request.settings.schedule.steps
         return {
             **busy,
             self.figures: router_markup.figures(last, shape.k),
             self.plots: router_markup.progress(history, steps, len(run.names), shape.kind, shape.k),
-            self.shares: router_markup.shares(last, run.names, run.order.tasks),
+            self.shares: router_markup.shares(last, run.names, run.request.tasks),
         }
 
     # Writing ---------------------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def _told(run: Routing) -> str:
     )
 
 
-def _order(
+def _request(
     k: Any,
     omega: Any,
     kind: Any,

@@ -10,7 +10,7 @@ from typing import Any
 from studio.core.errors import Cancelled, LoomError, NotAtHand
 from studio.formats import save_adapter
 from studio.learning.data import Examples
-from studio.learning.learners import WAYS, Learned, Order, coefficients, heard, resumed
+from studio.learning.learners import WAYS, Learned, LearnRequest, coefficients, heard, resumed
 from studio.learning.soups import Coefficients, Step
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
@@ -27,12 +27,12 @@ OpenBase = Callable[[], TextBase]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What a run gave: the recipe it was written into, over which sources, and from which examples by which order."""
+    """What a run gave: the recipe it was written into, over which sources, and from which examples by which request."""
 
     recipe: Recipe
     sources: Sources
     examples: Examples
-    order: Order
+    request: LearnRequest
     learned: Learned
 
 
@@ -43,7 +43,7 @@ class Training:
     workspace: Workspace
     open_base: OpenBase
     examples: Examples
-    order: Order
+    request: LearnRequest
     start: Learned | None = None
     losses: list[float] = field(default_factory=list)
     valid: list[tuple[int, float]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Training:
             done is not None
             and not self.is_going
             and self.stopped.is_set()
-            and self.order.way != "lorahub"
+            and self.request.way != "lorahub"
             and done.learned.soup.state.step < self._schedule_steps()
         )
 
@@ -85,14 +85,14 @@ class Training:
             self.workspace,
             self.open_base,
             self.examples,
-            self.order,
+            self.request,
             self.result.learned,
             list(soup.state.losses),
             list(soup.state.valid),
         )
 
     def _schedule_steps(self) -> int:
-        settings = self.order.unlabelled if self.order.way == "adamerge" else self.order.settings
+        settings = self.request.unlabelled if self.request.way == "adamerge" else self.request.settings
         return settings.schedule.steps
 
     def _work(self, on_step: Any) -> None:
@@ -102,8 +102,8 @@ class Training:
             self.said = "Opening the base model"
             base = self.open_base()
             adapters = heard(self.recipe, self.pool)
-            self.said = "Choosing adapters" if self.order.way == "recycle" else "Measuring the start"
-            given, how = (self.examples, self.order), {"on_step": self._seen, "stop": self.stopped.is_set}
+            self.said = "Choosing adapters" if self.request.way == "recycle" else "Measuring the start"
+            given, how = (self.examples, self.request), {"on_step": self._seen, "stop": self.stopped.is_set}
             if self.start is None:
                 found = coefficients(base, adapters, *given, **how)
             else:
@@ -129,14 +129,14 @@ class Training:
     def _written(self, found: Learned) -> Result:
         """Put the coefficients in the workspace: one step of its history. On other adapters, keep them as a version."""
         recipe, pool = self._joined(found)
-        title = WAYS[self.order.way].partition(":")[0]
+        title = WAYS[self.request.way].partition(":")[0]
         note = f"Coefficients by {title}, learned from {len(self.examples.all)} examples."
-        learned = found.into(recipe).changed(name=f"learned: {self.order.way}", note=note)
+        learned = found.into(recipe).changed(name=f"learned: {self.request.way}", note=note)
         if _places(self.workspace.recipe) == _places(self.recipe):
             self.workspace.load(learned, f"learned by {title}")
         else:
             self.workspace.snapshots[f"learned by {title}"] = learned
-        return Result(learned, pool, self.examples, self.order, found)
+        return Result(learned, pool, self.examples, self.request, found)
 
     def _joined(self, found: Learned) -> tuple[Recipe, Sources]:
         """The recipe with the target LoRA as its last source, saved in the visitor's workspace, if one was trained."""

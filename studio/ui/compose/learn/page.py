@@ -14,7 +14,7 @@ from studio.learning.adamerge import SETTINGS as UNLABELLED
 from studio.learning.controls import TargetSettings
 from studio.learning.data import split
 from studio.learning.fit import Schedule
-from studio.learning.learners import WAYS, Order
+from studio.learning.learners import WAYS, LearnRequest
 from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.session.workspace import Workspace
@@ -179,18 +179,21 @@ class LearningPanel(JobPanel[Training]):
         if not workspace.recipe.sources:
             raise LoomError("There is nothing to learn", "no adapter is on the desk", "add one, or start from a preset")
         way, examples, count, *knobs = given
-        order = _order(way, *knobs)
+        request = _request(way, *knobs)
         if not isinstance(examples, str) or not examples:
             raise LoomError("No examples are chosen", next="choose some, or upload a JSONL of prompts and answers")
-        if order.way == "recycle" and order.target and len(workspace.recipe.sources) >= 16:
+        if request.way == "recycle" and request.target and len(workspace.recipe.sources) >= 16:
             raise LoomError(
                 "The desk is full", "a target LoRA would be the 17th", "remove an adapter, or do without it"
             )
-        items = task_choices.task(workspace, examples, whole("The number of examples", count, 1, 10_000), order.seed)
+        items = task_choices.task(workspace, examples, whole("The number of examples", count, 1, 10_000), request.seed)
         if items.kind != "exact":
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
         return Training(
-            workspace, partial(open_base, self.shared.sessions, workspace), split(items.items, seed=order.seed), order
+            workspace,
+            partial(open_base, self.shared.sessions, workspace),
+            split(items.items, seed=request.seed),
+            request,
         )
 
     def picture(self, run: Training) -> dict[Any, Any]:
@@ -222,7 +225,7 @@ def _told(run: Training, workspace: Workspace) -> str:
     first = state.valid[0][1]
     word = "Stopped" if run.can_resume else "Done"
     loss = f"{word} after {state.step} steps: validation loss {first:.3f} → {state.lowest:.3f} nats an answer token."
-    if run.order.way in ("lorahub", "adamerge"):
+    if run.request.way in ("lorahub", "adamerge"):
         loss = f"{word} after {state.step} steps: lowest objective {state.lowest:.3f}."
     if workspace.recipe.name == result.recipe.name:
         where = "It is on the desk as weights by module: preview and export follow, Undo brings the former back."
@@ -233,7 +236,7 @@ def _told(run: Training, workspace: Workspace) -> str:
     )
 
 
-def _order(
+def _request(
     way: Any,
     shape: Any,
     grain: Any,
@@ -246,8 +249,8 @@ def _order(
     keep: Any,
     by: Any,
     pooled: Any,
-) -> Order:
-    """The order that the controls spell; whatever they hold is checked."""
+) -> LearnRequest:
+    """The request that the controls spell; whatever they hold is checked."""
     choices = {"way": (way, WAYS), "coefficients": (shape, get_args(Parameterisation))}
     choices |= {"granularity": (grain, get_args(Granularity)), "selection": (by, get_args(Selection))}
     choices |= {"start": (init, get_args(Init))}
@@ -259,4 +262,4 @@ def _order(
     settings = Settings(shape, grain, init=init, l1=number("L1", l1, 0, 10), schedule=schedule)
     target = TargetSettings(schedule=Schedule(3e-4, 400, seed=first)) if way == "recycle" and pooled else None
     unlabelled = replace(UNLABELLED, granularity=grain, parameterisation=shape, schedule=schedule)
-    return Order(way, settings, whole("Adapters to select", keep, 1, 16), by, target, many, unlabelled)
+    return LearnRequest(way, settings, whole("Adapters to select", keep, 1, 16), by, target, many, unlabelled)
