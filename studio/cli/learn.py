@@ -91,7 +91,7 @@ def _learn(options: argparse.Namespace) -> int:
     from studio.learning.controls import TargetSettings
     from studio.learning.data import split, unseen
     from studio.learning.fit import Schedule
-    from studio.learning.learners import LearnRequest, coefficients, heard
+    from studio.learning.learners import LearnRequest, coefficients, edited_sources
     from studio.learning.soups import Settings
     from studio.recipes.recipe import is_recipe, placed
 
@@ -110,7 +110,7 @@ def _learn(options: argparse.Namespace) -> int:
     target = TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch, seed=options.seed))
     pooled = target if options.pool_target else None
     request = LearnRequest(options.way, settings, options.keep, options.by, pooled, options.trials)
-    found = coefficients(base, heard(recipe, sources), examples, request, on_step=_step)
+    found = coefficients(base, edited_sources(recipe, sources), examples, request, on_step=_step)
     recipe, sources = _joined(options.out, recipe, sources, found)
     learned = found.into(recipe).changed(name=options.out.stem, base=base.base.id)
     placed(learned, options.out.parent, for_others=False).save(options.out)

@@ -29,11 +29,11 @@ class _Change(NamedTuple):
 
 def advise(report: Report) -> str:
     """Which method to try first and why, with the numbers; empty where nothing was heard."""
-    heard = [i for i, source in enumerate(report.sources) if source.weight and source.norm]
-    if len(heard) < 2:
-        return f"{report.sources[heard[0]].name} is alone: cat gives it back exactly." if heard else ""
-    sources = [report.sources[i] for i in heard]
-    cosines = [[report.cosines[i][j] for j in heard] for i in heard]
+    active = [i for i, source in enumerate(report.sources) if source.weight and source.norm]
+    if len(active) < 2:
+        return f"{report.sources[active[0]].name} is alone: cat gives it back exactly." if active else ""
+    sources = [report.sources[i] for i in active]
+    cosines = [[report.cosines[i][j] for j in active] for i in active]
     quiet, loud = min(sources, key=_strength), max(sources, key=_strength)
     if _strength(loud) > _LOUD * _strength(quiet):
         return (

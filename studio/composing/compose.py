@@ -49,7 +49,7 @@ def compose(
     if sources is None:
         sources = open_sources(recipe)
     started = time.perf_counter()
-    warnings = preflight.check(_heard(recipe, sources.adapters), recipe.chosen, other_bases=recipe.other_bases)
+    warnings = preflight.check(_active(recipe, sources.adapters), recipe.chosen, other_bases=recipe.other_bases)
     warnings += preflight.unmatched(recipe.sources, sources.adapters)
     work = _Work(recipe, sources, on_step, stop)
     for batch in sources.stacks(dense=recipe.chosen.space == "delta"):
@@ -106,7 +106,7 @@ def _number(weight: object) -> float:
         raise BadRecipe(f"{weight!r} is not a weight", next="give a number") from error
 
 
-def _heard(recipe: Recipe, adapters: Sequence[Adapter]) -> list[Adapter]:
+def _active(recipe: Recipe, adapters: Sequence[Adapter]) -> list[Adapter]:
     """The adapters with some weight other than zero; the others cannot spoil anything."""
     return [
         adapter
@@ -240,14 +240,14 @@ def cosines_of(products: Tensor) -> Tensor:
 
 def _result(recipe: Recipe, adapters: Sequence[Adapter], modules: Mapping[str, LoraModule]) -> Adapter:
     order = {name: None for adapter in adapters for name in adapter.modules if name in modules}
-    heard = _heard(recipe, adapters)
+    active = _active(recipe, adapters)
     carrier = next((adapter for adapter in adapters if adapter.name == recipe.extras), None)
     if recipe.extras and carrier is None:
         raise CannotMerge(
             f"Extras were to come from {recipe.extras!r}", "no source has that name", "name one of the sources"
         )
-    tasks = {adapter.config.get("task_type") for adapter in heard}
-    config: dict[str, Any] = {"fan_in_fan_out": any(adapter.config.get("fan_in_fan_out") for adapter in heard)}
+    tasks = {adapter.config.get("task_type") for adapter in active}
+    config: dict[str, Any] = {"fan_in_fan_out": any(adapter.config.get("fan_in_fan_out") for adapter in active)}
     if len(tasks) == 1 and (task := tasks.pop()):
         config["task_type"] = task
     if carrier is not None:
@@ -258,7 +258,7 @@ def _result(recipe: Recipe, adapters: Sequence[Adapter], modules: Mapping[str, L
         modules={name: modules[name] for name in order},
         dialect="peft",
         evidence=f"composed by {recipe.method}",
-        base=recipe.base or preflight.common_base(heard),
+        base=recipe.base or preflight.common_base(active),
         extras=carrier.extras if carrier is not None else {},
         config=config,
     )
@@ -274,7 +274,7 @@ def _report(
         SourceReport(a.name, w, n, a.ranks, len(a.modules), h)
         for a, w, n, h in zip(sources.adapters, recipe.weights, norms, hashes, strict=True)
     )
-    heard = [(name, norm) for name, norm, weight in zip(names, norms, recipe.weights, strict=True) if weight]
+    active = [(name, norm) for name, norm, weight in zip(names, norms, recipe.weights, strict=True) if weight]
     rows = tuple(work.rows)
     before, after, dot = (
         math.fsum(values) for values in zip(*((r.norm_before**2, r.norm**2, _dot(r)) for r in rows), strict=True)
@@ -296,7 +296,7 @@ def _report(
         rank=adapter.rank,
         parameters=sum(m.rank * (m.d_in + m.d_out) for m in adapter.modules.values()),
         extras=_extras(recipe, sources.adapters),
-        warnings=(*warnings, *preflight.loudness(*zip(*heard, strict=True))) if heard else warnings,
+        warnings=(*warnings, *preflight.loudness(*zip(*active, strict=True))) if active else warnings,
         modules=rows,
         seconds=seconds,
         recipe_digest=recipe.digest(),

@@ -84,7 +84,7 @@ class Learned:
         return learned.changed(sources=sources)
 
 
-def heard(recipe: Recipe, sources: Sources) -> tuple[Adapter, ...]:
+def edited_sources(recipe: Recipe, sources: Sources) -> tuple[Adapter, ...]:
     """The adapters as the recipe's unit edits leave them, which is what a learned merge will be made of."""
     return tuple(
         _edited(recipe, i, adapter) if recipe.sources[i].units.scale else adapter

@@ -18,7 +18,7 @@ from studio.learning.baselines import controls
 from studio.learning.controls import TargetSettings
 from studio.learning.data import Examples
 from studio.learning.fit import Schedule
-from studio.learning.learners import WAYS, LearnRequest, Way, coefficients, heard, resumed
+from studio.learning.learners import WAYS, LearnRequest, Way, coefficients, edited_sources, resumed
 from studio.learning.recycle import Selection
 from studio.learning.soups import Granularity, Init, Parameterisation, Settings
 from studio.recipes.recipe import Recipe
@@ -100,7 +100,7 @@ def test_unit_edits_are_heard_in_training(world: tuple[TextBase, list[Adapter], 
     edits = {"form": "canonical", "scale": {module: {0: 0.0}}}
     fields = [source.model_dump() for source in recipe.sources]
     edited = recipe.changed(sources=[{**fields[0], "units": edits}, *fields[1:]])
-    adapters = heard(edited, Sources(tuple(sources)))
+    adapters = edited_sources(edited, Sources(tuple(sources)))
     assert adapters[1] is sources[1]
     found = coefficients(lm, adapters, EXAMPLES, LearnRequest(settings=Settings(schedule=QUICK)))
     merged = compose(found.into(edited), Sources(tuple(sources))).adapter

@@ -48,7 +48,7 @@ class LibraryPanel:
                 )
                 self.add = gr.Button("Add", size="sm", scale=1, min_width=56, elem_id="add")
             self.own = gr.Dropdown(label="Or one of the studio's own", elem_id="own", choices=_own_choices())
-            self.said = gr.HTML(elem_id="said")
+            self.status = gr.HTML(elem_id="said")
             self.cards: list[gr.HTML] = []
             self.removes: list[gr.Button] = []
             self.rows: list[gr.Row] = []
@@ -65,7 +65,7 @@ class LibraryPanel:
 
     def components(self) -> list[Any]:
         """Cards, their rows, and the sentence for an empty library."""
-        return [*self.rows, *self.cards, self.empty, self.own, self.said]
+        return [*self.rows, *self.cards, self.empty, self.own, self.status]
 
     def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """One card for each adapter."""
@@ -92,7 +92,7 @@ class LibraryPanel:
     def on_upload(self, token: str, files: Sequence[str] | None) -> Iterator[dict[Any, Any]]:
         """Open what was dropped; what cannot be opened is listed with its reason, the rest is added."""
         workspace, count = self.shared.workspace(token), len(files or ())
-        yield {self.said: markup.message(f"Opening {count} file{'s' * (count != 1)}…", "busy"), self.drop: None}
+        yield {self.status: markup.message(f"Opening {count} file{'s' * (count != 1)}…", "busy"), self.drop: None}
         failed, version = [], workspace.version
         for name, upload in receive([Path(file) for file in files or ()], workspace.folder):
             try:
@@ -102,7 +102,7 @@ class LibraryPanel:
             except LoomError as error:
                 failed.append((name, str(error)))
         updates = self.shared.refresh(workspace) if workspace.version != version else {}
-        yield {**updates, self.said: markup.refusals(failed)}
+        yield {**updates, self.status: markup.refusals(failed)}
 
     @shows_errors_while
     def on_add(self, token: str, place: str) -> Iterator[dict[Any, Any]]:
@@ -114,13 +114,13 @@ class LibraryPanel:
         job, begun = Job(lambda _: workspace.add(source)), time.monotonic()
         while not job.wait(_PATIENCE):
             where = "Fetching from the Hub" if source.hub else "Opening"
-            yield {self.said: markup.message(f"{where}: {place}, {time.monotonic() - begun:.0f} s…", "busy")}
+            yield {self.status: markup.message(f"{where}: {place}, {time.monotonic() - begun:.0f} s…", "busy")}
         try:
             job.result()
         except LoomError as error:
-            yield {self.said: markup.refusals([(place, str(error))])}
+            yield {self.status: markup.refusals([(place, str(error))])}
         else:
-            yield {**self.shared.refresh(workspace), self.said: "", self.place: ""}
+            yield {**self.shared.refresh(workspace), self.status: "", self.place: ""}
 
     @shows_errors
     def on_own(self, token: str, path: str | None) -> dict[Any, Any]:
@@ -134,7 +134,7 @@ class LibraryPanel:
             if path in {source.path for source in workspace.recipe.sources}:
                 return {}  # the dropdown said it again when it lost the focus
             raise
-        return {**self.shared.refresh(workspace), self.said: ""}
+        return {**self.shared.refresh(workspace), self.status: ""}
 
     @shows_errors
     def on_remove(self, index: int, token: str) -> dict[Any, Any]:

@@ -102,7 +102,7 @@ class UnitsPanel:
         except Cancelled:
             return
         if not self.layouts.has(units):
-            yield self.drawing(workspace, units, f"PCA. {self.shared.warm.said() or 'UMAP is on its way…'}")
+            yield self.drawing(workspace, units, f"PCA. {self.shared.warm.status() or 'UMAP is on its way…'}")
             job = Job(partial(self.layouts.make, units))
             while not job.wait(_POLL):
                 if workspace.units_at_hand() is not units:  # the map shows something else by now

@@ -53,7 +53,7 @@ class ScoringJob:
     open_base: Callable[[], TextBase]
     question: Question
     rows: list[Row] = field(default_factory=list)
-    said: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = "Waiting for a free place: two runs go on already, yours or others'"
     done: int = 0
     total: int = 0
 
@@ -68,7 +68,7 @@ class ScoringJob:
 
     def _work(self, on_step: Any) -> None:
         with SLOTS:
-            self.said = "Opening the base model"
+            self.status = "Opening the base model"
             base = self.open_base()
             asked = self.question
             entries = [entry_of(recipe) for recipe in asked.recipes]
@@ -111,7 +111,7 @@ class ScoringJob:
 
     def _regmean(self, base: TextBase) -> Entry:
         """RegMean as a row. No recipe over the adapters gives it, so it is saved, and its recipe has it as a source."""
-        self.said = "RegMean: reading each adapter's own questions"
+        self.status = "RegMean: reading each adapter's own questions"
         adapters = self.question.sources.adapters
         grams = [input_grams(base, adapter, items(adapter.name, "train", 100, 0)) for adapter in adapters]
         merged = regmean(adapters, grams)
@@ -130,10 +130,10 @@ class ScoringJob:
             "target LoRA": "Control: a LoRA trained on the same examples",
             "random LoRAs": "Control: random adapters, learned alike",
         }
-        self.said = how.get(name, name)
+        self.status = how.get(name, name)
 
     def _step(self, done: int, total: int, what: str) -> None:
-        self.done, self.total, self.said = done, total, what
+        self.done, self.total, self.status = done, total, what
 
 
 def chosen(workspace: Workspace, names: Sequence[str]) -> tuple[Sources, tuple[Source, ...]]:

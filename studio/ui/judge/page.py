@@ -200,8 +200,8 @@ class ScoringPanel:
         if entry.recipe.digest() == workspace.recipe.digest():
             return {}
         workspace.load(entry.recipe, f"row {entry.name}")
-        said = markup.message(f"{entry.name} is on the desk; Undo brings the former back.", "good")
-        return {**self.shared.refresh(workspace), self.state: said}
+        status = markup.message(f"{entry.name} is on the desk; Undo brings the former back.", "good")
+        return {**self.shared.refresh(workspace), self.state: status}
 
     def follow(self, token: str, run: ScoringJob) -> Iterator[dict[Any, Any]]:
         """A judging as it goes on, and what came of it."""
@@ -299,14 +299,14 @@ def _words(given: Any) -> list[str]:
 
 def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:
     """Each source's own task, added to the tasks: the embedded skills know theirs, the visitor says the others."""
-    said = {name: task for name, task in task_choices.own_tasks(workspace).items() if name in names}
+    status = {name: task for name, task in task_choices.own_tasks(workspace).items() if name in names}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in names:
             raise LoomError(f"No chosen adapter is called {name!r}", f"there are {', '.join(names)}", "write name=task")
-        said[name] = value
+        status[name] = value
     found = {}
-    for name, value in said.items():
+    for name, value in status.items():
         task = task_choices.task(workspace, value, count, 1)
         tasks.setdefault(task.name, task)
         found[name] = task.name
@@ -315,7 +315,7 @@ def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, task
 
 def _progress(run: ScoringJob) -> str:
     of = f"Row {run.done} of {run.total}: " if run.total else ""
-    return markup.message(f"{of}{run.said}…", "busy")
+    return markup.message(f"{of}{run.status}…", "busy")
 
 
 def _summary(run: ScoringJob) -> str:

@@ -53,10 +53,10 @@ class ComparisonPart:
         self.comparisons.put(token, work)
         going = {self.judge: gr.update(interactive=False), self.enough: gr.update(interactive=True)}
         done = {self.judge: gr.update(interactive=True), self.enough: gr.update(interactive=False)}
-        yield {self.judged: markup.message(f"{work.said}…", "busy"), **going}
+        yield {self.judged: markup.message(f"{work.status}…", "busy"), **going}
         while not work.job.wait(_PAUSE):
             table = router_markup.comparison(list(work.rows)) if work.rows else ""
-            yield {self.judged: markup.message(f"{work.said}…", "busy") + table}
+            yield {self.judged: markup.message(f"{work.status}…", "busy") + table}
         yield {self.judged: router_markup.comparison(work.rows), **done}
         try:
             work.job.result()

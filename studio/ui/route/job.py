@@ -48,7 +48,7 @@ class Routing:
     request: RouteRequest
     start: Trained | None = None
     history: list[tuple[int, Measures]] = field(default_factory=list)
-    said: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = "Waiting for a free place: two runs go on already, yours or others'"
     trained: Trained | None = None
     file: Path | None = None
     lesson: Lesson | None = None
@@ -84,11 +84,11 @@ class Routing:
         with SLOTS:
             if self.stopped.is_set():
                 raise Cancelled("The run was stopped before it began")
-            self.said = "Opening the base model"
+            self.status = "Opening the base model"
             base = self.open_base()
-            self.said = "Reading the prompts"
+            self.status = "Reading the prompts"
             world = text_world(base, self.adapters, self.request.items, self.request.shape)
-            self.said = "Measuring the start"
+            self.status = "Measuring the start"
             how = {"resume": self.start, "on_step": self._seen, "stop": self.stopped.is_set}
             self.lesson = Lesson(world, self.request.shape, self.request.settings)
             self.trained = learn_router(world, self.request.shape, self.request.settings, **how)
@@ -97,7 +97,7 @@ class Routing:
     def _seen(self, step: Step) -> None:
         if not self.history or self.history[-1][1] is not step.measures:
             self.history.append((step.step if self.history else 0, step.measures))
-        self.said = f"Step {step.step} of {step.steps}"
+        self.status = f"Step {step.step} of {step.steps}"
 
 
 @dataclass(eq=False)
@@ -107,7 +107,7 @@ class Comparison:
     run: Routing
     items: tuple[Labelled, ...]
     rows: list[tuple[str, Judged | LoomError]] = field(default_factory=list)
-    said: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = "Waiting for a free place: two runs go on already, yours or others'"
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()
@@ -121,15 +121,15 @@ class Comparison:
     def _work(self, on_step: Any) -> None:
         assert self.run.trained is not None
         with SLOTS:
-            self.said = "Reading the questions"
+            self.status = "Reading the questions"
             world = text_world(self.run.open_base(), self.run.adapters, self.items, self.run.request.shape)
             trial = Trial(world, self.run.trained.router, self.run.lesson, self.stopped.is_set)
             names = [name for name in BESIDE if name != self.run.request.shape.kind]
             titles = ["this router", *(BESIDE[name][0] for name in names), ""]
-            self.said = f"Judging {titles[0]}"
+            self.status = f"Judging {titles[0]}"
             for (_, row), title, following in zip(beside(trial, names), titles, titles[1:], strict=False):
                 self.rows.append((title, row))
-                self.said = f"Judging {following}"
+                self.status = f"Judging {following}"
 
 
 def comparison(run: Routing | None, count: int) -> Comparison:

@@ -229,7 +229,7 @@ class RoutingPanel(JobPanel[Routing]):
     def picture(self, run: Routing) -> dict[Any, Any]:
         """What a run looks like now."""
         history, shape = list(run.history), run.request.shape
-        busy = {self.state: markup.message(f"{run.said}…", "busy")}
+        busy = {self.state: markup.message(f"{run.status}…", "busy")}
         if not history:
             return {**busy, self.figures: "", self.plots: "", self.shares: ""}
         last = history[-1][1] if run.is_going else _best(history)  # at its end the router is that of the best step
@@ -252,12 +252,12 @@ class RoutingPanel(JobPanel[Routing]):
         found = opened(load_router(Path(file)), workspace, Path(file).name)
         self.ready.put(token, found)
         router = found.router
-        said = (
+        status = (
             f"{found.title}: {_KINDS.get(router.kind, router.kind)}; k = {router.k} of {len(router.names)}, "
             f"{_GRAINS[router.granularity]}. It can write; figures come with training."
         )
         nothing: dict[Any, Any] = dict.fromkeys((self.figures, self.plots, self.shares), "")
-        return {self.state: markup.message(said, "good"), **nothing, self.download: gr.update(visible=False)}
+        return {self.state: markup.message(status, "good"), **nothing, self.download: gr.update(visible=False)}
 
     @shows_errors
     def on_pick(self, name: str | None) -> Any:

@@ -92,8 +92,8 @@ class Page:
 
     def on_tick(self) -> tuple[str, gr.Timer]:
         """Say what is still warming up; when all is there, stop asking."""
-        said, is_done = self.shared.warm.said(), self.shared.warm.done.is_set()
-        return said, gr.Timer(active=not is_done)
+        status, is_done = self.shared.warm.status(), self.shared.warm.done.is_set()
+        return status, gr.Timer(active=not is_done)
 
 
 def build(settings: Settings | None = None) -> Page:

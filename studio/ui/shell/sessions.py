@@ -36,8 +36,8 @@ class Settings:
     def from_environment(cls, host: str = "127.0.0.1") -> Settings:
         """Local on a loopback address, unless a Space or LOOM_LOCAL says otherwise."""
         loopback = host in {"127.0.0.1", "localhost", "::1"} and "SPACE_ID" not in os.environ
-        said = os.environ.get("LOOM_LOCAL", "").lower()
-        is_local = said in {"1", "true", "yes"} if said else loopback
+        status = os.environ.get("LOOM_LOCAL", "").lower()
+        is_local = status in {"1", "true", "yes"} if status else loopback
         root = Path(os.environ.get("LOOM_WORKSPACE") or Path(tempfile.gettempdir()) / f"lora-loom-{os.getuid()}")
         return cls(root, is_local)
 
@@ -121,7 +121,7 @@ class WarmUp:
         """Whether a step is behind us."""
         return name not in self._left
 
-    def said(self) -> str:
+    def status(self) -> str:
         """What is still warming up, in a few words; empty when all is there."""
         parts = [f"Warming up: {', '.join(self._left)}…"] if self._left else []
         return " ".join(parts + [f"{name} did not load." for name in self._failed])

@@ -29,9 +29,9 @@ def loss_curve(losses: Sequence[float], valid: Sequence[Point], steps: int) -> s
         f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5'><title>step {step}: {value:.3f}</title></circle>"
         for (step, value), (x, y) in zip(valid, _places(valid, steps, most), strict=True)
     )
-    said = f"Loss after step {len(losses)} of {steps}: {losses[-1]:.3f}" if losses else "Loss before the first step"
+    status = f"Loss after step {len(losses)} of {steps}: {losses[-1]:.3f}" if losses else "Loss before the first step"
     return (
-        f"<figure class='curve'><svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{said}'>"
+        f"<figure class='curve'><svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{status}'>"
         f"<line x1='{_LEFT}' y1='{_HEIGHT - 14}' x2='{_WIDTH}' y2='{_HEIGHT - 14}' class='axis'/>"
         f"<text x='0' y='12'>{most:.2g}</text><text x='0' y='{_HEIGHT - 14}'>0</text>"
         f"<text x='{_WIDTH}' y='{_HEIGHT - 1}' text-anchor='end'>step {steps}</text>"

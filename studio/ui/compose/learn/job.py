@@ -10,7 +10,7 @@ from typing import Any
 from studio.core.errors import Cancelled, LoomError, NotAtHand
 from studio.formats import save_adapter
 from studio.learning.data import Examples
-from studio.learning.learners import WAYS, Learned, LearnRequest, coefficients, heard, resumed
+from studio.learning.learners import WAYS, Learned, LearnRequest, coefficients, edited_sources, resumed
 from studio.learning.soups import Coefficients, Step
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
@@ -51,7 +51,7 @@ class Training:
     names: tuple[str, ...] = ()
     coefficients: Coefficients | None = None
     steps: int = 0
-    said: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = "Waiting for a free place: two runs go on already, yours or others'"
     result: Result | None = None
 
     def __post_init__(self) -> None:
@@ -99,10 +99,10 @@ class Training:
         with SLOTS:
             if self.stopped.is_set():
                 raise Cancelled("The run was stopped before it began")
-            self.said = "Opening the base model"
+            self.status = "Opening the base model"
             base = self.open_base()
-            adapters = heard(self.recipe, self.pool)
-            self.said = "Choosing adapters" if self.request.way == "recycle" else "Measuring the start"
+            adapters = edited_sources(self.recipe, self.pool)
+            self.status = "Choosing adapters" if self.request.way == "recycle" else "Measuring the start"
             given, how = (self.examples, self.request), {"on_step": self._seen, "stop": self.stopped.is_set}
             if self.start is None:
                 found = coefficients(base, adapters, *given, **how)
@@ -111,14 +111,14 @@ class Training:
                 found = resumed(base, at.places, at.adapters, *given, at.soup.state, **how)
             self._show(found)
             self.result = self._written(found)
-            self.said = ""
+            self.status = ""
 
     def _seen(self, step: Step) -> None:
         self.losses.append(step.loss)
         if not self.valid or step.valid != self.valid[-1][1]:
             self.valid.append((step.step, step.valid))
         self.coefficients, self.rows, self.names, self.steps = step.coefficients, step.rows, step.names, step.steps
-        self.said = f"Step {step.step} of {step.steps}, validation loss {step.valid:.3f}"
+        self.status = f"Step {step.step} of {step.steps}, validation loss {step.valid:.3f}"
 
     def _show(self, found: Learned) -> None:
         soup = found.soup

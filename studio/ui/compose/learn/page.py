@@ -201,7 +201,7 @@ class LearningPanel(JobPanel[Training]):
         losses, valid = list(run.losses), list(run.valid)
         heat = curves.heat_map(run.rows, run.names, run.coefficients) if run.coefficients is not None else ""
         return {
-            self.state: markup.message(f"{run.said}…", "busy"),
+            self.state: markup.message(f"{run.status}…", "busy"),
             self.heat: heat,
             self.curve: curves.loss_curve(losses, valid, max(run.steps, 1)) if losses else "",
         }
