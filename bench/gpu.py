@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.marks import between
 from bench.synthetic import EMBEDDED, LLAMA_8B, Clock, adapter, machine
 from studio.composing.compose import compose, recipe_for
 from studio.core.adapter import Adapter, in_memory_module
 from studio.core.files import write_atomic
 from studio.recipes.sources import BATCH, Sources
+from tools.marks import between
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results")) / "gpu.json"
 PAGE = Path(__file__).parents[1] / "docs" / "merging.md"
-BEGIN, END = "<!-- gpu figures -->\n", "<!-- /gpu figures -->\n"
+MARK = "gpu figures"
 SOURCES, RANK = 4, 16
 BATCHES = {"cpu": BATCH, "cuda": 8 << 30}
 SHAPES = {"llama-8b": LLAMA_8B, "embedded": EMBEDDED}
@@ -94,7 +94,7 @@ def page_table(found: Mapping[str, Any]) -> str:
 
 def page(text: str) -> str:
     """docs/merging.md with the figures as the file has them; raises `ValueError` where the marks are gone."""
-    return between(text, BEGIN, END, f"\n{page_table(json.loads(RESULTS.read_text()))}\n\n", "the GPU's figures")
+    return between(text, MARK, page_table(json.loads(RESULTS.read_text())))
 
 
 def main() -> None:

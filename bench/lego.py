@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from bench.marks import between
 from studio.composing.compose import compose, merge, recipe_for
 from studio.core.adapter import Adapter
 from studio.core.files import write_atomic
@@ -33,10 +32,11 @@ from studio.merging.lego import centroids, pool_of
 from studio.merging.stacks import stacks
 from studio.recipes.sources import Sources, embedded_paths
 from studio.text.bases import open_base
+from tools.marks import between
 
 RESULTS = Path(__file__).parent / "results" / "lego.json"
 PAGE = Path(__file__).parents[1] / "docs" / "merging.md"
-BEGIN, END = "<!-- lego figures -->\n", "<!-- /lego figures -->\n"
+MARK = "lego figures"
 FORMS = ("raw", "canonical", "balanced", "aligned")
 RANKS = (4, 8, 16)
 PAIRS, ITEMS = ("math+shout", "math+spanish"), 60
@@ -173,7 +173,7 @@ def _answers(row: Mapping[str, float] | None) -> str:
 
 def page(text: str) -> str:
     """docs/merging.md with the table as the figures have it; raises `ValueError` where its marks are gone."""
-    return between(text, BEGIN, END, f"\n{page_table(json.loads(RESULTS.read_text()))}\n\n", "LEGO's figures")
+    return between(text, MARK, page_table(json.loads(RESULTS.read_text())))
 
 
 def main() -> None:

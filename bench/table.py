@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.marks import between
 from studio.core.files import write_atomic
+from tools.marks import between
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- speed -->\n", "<!-- /speed -->\n"
+MARK = "speed"
 Found = Mapping[str, Any]
 
 
@@ -161,7 +161,7 @@ def table() -> str:
 
 def page(text: str) -> str:
     """The README with the table as the figures have it; raises `ValueError` where the marks are gone."""
-    return between(text, BEGIN, END, f"\n{table()}\n", "the table of speed")
+    return between(text, MARK, table())
 
 
 def _on_a_gpu() -> str:

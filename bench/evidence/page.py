@@ -12,16 +12,16 @@ import numpy as np
 
 from bench.evidence import world
 from bench.evidence.world import ROOT
-from bench.marks import between
 from studio.core.files import write_atomic
 from studio.evaluation.intervals import Interval, Values, mean_interval, share_interval
 from studio.vision.pipeline import EMBEDDED
+from tools.marks import between, names
 from training.vision.evidence import headline
 from training.vision.report import contenders
 
 PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"
-BEGIN, END = "<!-- evidence: python -m bench.evidence -->\n", "<!-- end of evidence -->\n"
+MARK = "evidence"
 EVERY = {pair: pair.upper().replace("+", " + ") for pair in world.EVERY}
 PAIRS = {pair: EVERY[pair] for pair in world.PAIRS}
 COMPOSITION = ("fixed", "own", "few", "controls", "mixing")
@@ -281,14 +281,14 @@ def _two(found: Found, pair: str, row: str) -> str:
 
 def filled(readme: str, results: Mapping[str, Any]) -> str:
     """The README with its table, between its marks."""
-    return between(readme, BEGIN, END, readme_table(results), "the table of evidence")
+    return between(readme, MARK, readme_table(results))
 
 
 def write_pages(results: Mapping[str, Any]) -> None:
     """Write docs/evidence.md, and the table in README.md where its marks are."""
     write_atomic(PAGE, (page(results) + more()).encode())
     readme = README.read_text(encoding="utf-8")
-    if BEGIN in readme:
+    if MARK in names(readme):
         write_atomic(README, filled(readme, results).encode())
 
 

@@ -9,8 +9,6 @@ import pytest
 
 from bench.evidence.__main__ import newest
 from bench.evidence.page import (
-    BEGIN,
-    END,
     PAGE,
     README,
     columns,
@@ -53,7 +51,6 @@ def test_the_pages_say_what_the_results_file_says() -> None:
     assert [link for link in links if not (PAGE.parent / link).exists()] == []
     readme = README.read_text(encoding="utf-8")
     assert readme == filled(readme, found)
-    assert BEGIN + readme_table(found) + END in readme
 
 
 def test_figures_and_seeds_are_those_of_the_parts() -> None:

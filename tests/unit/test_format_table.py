@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
 from studio.formats import WRITERS
+from tools.sections import formats as format_table
 
 ROOT = Path(__file__).parents[2]
-_SPEC = importlib.util.spec_from_file_location("format_table", ROOT / "tools" / "format_table.py")
-assert _SPEC
-assert _SPEC.loader
-format_table = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(format_table)
-
-
-def test_the_docs_hold_the_table() -> None:
-    text = format_table.PAGE.read_text(encoding="utf-8")
-    assert format_table.page(text) == text, "run: python tools/format_table.py"
 
 
 def test_every_format_that_is_written_is_tested_with_its_owner() -> None:

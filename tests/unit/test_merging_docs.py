@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 
 from studio import methods
-from studio.merging.document import PAGE, filled, section
 from studio.recipes.recipe import FORMAT, Recipe, Source, UnitEdits, View, read_yaml
+from tools.sections.methods import section
 
-RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
-
-
-def test_the_page_is_what_the_registry_says() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert page == filled(page), "run `python -m studio.merging.document`"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "merging.md"
+RECIPES = DOCS / "recipes.md"
 
 
 @pytest.mark.parametrize("id", methods())

@@ -1,4 +1,4 @@
-"""Write the tables of dialects and of PEFT's fields into docs/formats.md: `PYTHONPATH=. python tools/format_table.py`.
+"""The tables of dialects and of PEFT's fields in docs/formats.md.
 
 Which dialects are read and written is taken from the studio's own lists. A dialect counts as tested with its owner only
 by the name of a test, and tests/unit/test_format_table.py fails where that test is gone or the page is not this table.
@@ -7,15 +7,10 @@ by the name of a test, and tests/unit/test_format_table.py fails where that test
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from studio.formats import DIALECTS, WRITERS
 from studio.formats.modules.peft_fields import FIELDS, HOW
-
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "formats.md"
-END = "<!-- end of the table -->\n"
 
 
 class Proof(NamedTuple):
@@ -95,22 +90,6 @@ def fields() -> str:
     return "\n".join(rows) + "\n"
 
 
-TABLES: Mapping[str, Callable[[], str]] = {
-    "<!-- table of dialects: tools/format_table.py -->\n": table,
-    "<!-- table of fields: tools/format_table.py -->\n": fields,
-}
-
-
-def page(text: str) -> str:
-    """The page with the tables as they are now; raises `ValueError` where the marks are gone."""
-    for mark, made in TABLES.items():
-        before, begin, rest = text.partition(mark)
-        _, end, after = rest.partition(END)
-        if not begin or not end:
-            raise ValueError(f"{PAGE.name} has lost the marks of a table")
-        text = f"{before}{mark}\n{made()}\n{END}{after}"
-    return text
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+def sections() -> dict[str, Callable[[], str]]:
+    """The tables of docs/formats.md."""
+    return {"dialects": table, "fields of LoraConfig": fields}

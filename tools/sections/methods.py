@@ -1,20 +1,15 @@
-"""What docs/merging.md says of each method's laws and knobs, from the registry: `python -m studio.merging.document`.
-
-The text between a method's two marks is ours; the rest of the page is written by hand. A test compares the two.
-"""
+"""What docs/merging.md says of each merge method's laws and knobs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
+from functools import partial
 
-from studio.core.files import write_atomic
 from studio.merging import Knob, Laws, Method, methods
 from studio.merging.regmean import LAWS as REGMEAN_LAWS
 
 _SPACES = {"factors": "factors only", "delta": "a dense delta, one module at a time"}
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "merging.md"
 
 
 def section(method: Method) -> str:
@@ -45,19 +40,9 @@ def laws_table() -> str:
     return "\n".join([*rows, _laws_row("RegMean", REGMEAN_LAWS, names, "factors and activations")])
 
 
-def filled(page: str) -> str:
-    """The page with the table of laws and every method's section as the registry has them now."""
-    page = _between(page, "laws", laws_table())
-    for method in methods().values():
-        page = _between(page, method.id, section(method))
-    return page
-
-
-def _between(page: str, mark: str, text: str) -> str:
-    opening, closing = f"<!-- {mark} -->\n", f"\n<!-- /{mark} -->"
-    before, _, rest = page.partition(opening)
-    _, _, after = rest.partition(closing)
-    return f"{before}{opening}{text}{closing}{after}"
+def sections() -> dict[str, Callable[[], str]]:
+    """The parts of docs/merging.md that the registry gives."""
+    return {"laws": laws_table, **{method.id: partial(section, method) for method in methods().values()}}
 
 
 def _laws_row(name: str, laws: Laws, names: Sequence[str], space: str) -> str:
@@ -77,7 +62,3 @@ def _values(knob: Knob) -> str:
         return "true, false"
     auto = "" if knob.range.auto is None else f", or {knob.range.auto:g}"
     return f"{knob.range.low:g} to {knob.range.high:g}{auto}"
-
-
-if __name__ == "__main__":
-    write_atomic(PAGE, filled(PAGE.read_text(encoding="utf-8")).encode())

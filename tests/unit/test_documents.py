@@ -1,0 +1,46 @@
+"""Generated sections of the docs: what the pages hold is what the registries say, and writing one loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools.document import SECTIONS, filled, pages
+from tools.marks import between, names
+
+FILLED = "before\n<!-- x -->\n\nnew\n\n<!-- /x -->\nafter\n"
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_a_page_is_what_the_registries_say(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    assert page == filled(page), "run `python -m tools.document`"
+
+
+def test_every_section_stands_on_one_page() -> None:
+    found = [name for path in pages() for name in names(path.read_text(encoding="utf-8")) if name in SECTIONS]
+    assert sorted(found) == sorted(SECTIONS)
+
+
+@pytest.mark.parametrize("body", ["", "\n", "old", "\nold\n\nold\n"])
+def test_a_section_is_replaced_and_the_rest_stays(body: str) -> None:
+    page = between(f"before\n<!-- x -->\n{body}<!-- /x -->\nafter\n", "x", "new")
+    assert page == FILLED
+    assert between(page, "x", "new") == page
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "before\nafter\n",
+        "before\n<!-- x -->\nafter\n",
+        "before\n<!-- /x -->\nafter\n",
+        "<!-- /x -->\n<!-- x -->\nafter\n",
+        "<!-- x --><!-- /x -->\n<!-- x -->\nafter\n",
+        "<!-- x -->\n<!-- y -->\n<!-- /y -->\nafter\n",
+    ],
+)
+def test_lost_marks_are_said_and_no_page_is_cut(page: str) -> None:
+    with pytest.raises(ValueError, match="once each"):
+        between(page, "x", "new")
