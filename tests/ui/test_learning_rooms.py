@@ -20,8 +20,7 @@ from studio.ui.compose.learn.page import LearningPanel
 from studio.ui.judge import table
 from studio.ui.judge.page import ScoringPanel
 from studio.ui.shell import task_choices
-from studio.ui.shell.page import Page, build
-from studio.ui.shell.sessions import Settings
+from studio.ui.shell.page import Page
 
 QUICK = {
     "shape": "free",
@@ -35,11 +34,6 @@ QUICK = {
 }
 RECYCLE = (2, "score", False)
 SWEEP = (["cat"], "1; 0.5", "1", "0", "", "")
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return build(Settings(tmp_path_factory.mktemp("rooms")))
 
 
 @pytest.fixture

@@ -22,14 +22,10 @@ from studio.ui.shell.sessions import Settings
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return build(Settings(tmp_path_factory.mktemp("rooms")))
-
-
-@pytest.fixture(scope="module")
 def room(page: Page) -> ModalityPanel:
-    with gr.Blocks():
-        return ModalityPanel(page.shared)
+    room = page.tabs["Modalities"][1]
+    assert isinstance(room, ModalityPanel)
+    return room
 
 
 @pytest.fixture(scope="module")

@@ -25,14 +25,7 @@ from studio.ui.compose.units import clusters_of
 from studio.ui.shell.launch import keep_token_private
 from studio.ui.shell.page import Page, build
 from studio.ui.shell.panel import LatestJob, as_message
-from studio.ui.shell.sessions import Settings
 from tests.fixtures import peft_folder
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Page:
-    """A page that nothing warms up."""
-    return build(Settings(tmp_path / "rooms"))
 
 
 @pytest.fixture
@@ -108,7 +101,7 @@ def test_a_refused_merge_is_a_message_and_the_page_goes_on(page: Page, token: st
 
 
 def test_errors_say_what_why_and_what_next(page: Page, token: str, tmp_path: Path) -> None:
-    said = last(page.library.on_add(token, str(tmp_path / "nothing")))[page.library.said]
+    said = last(page.library.on_add(token, str(tmp_path / "nothing")))[page.library.status]
     assert "not there" in said
     assert "Hub id" in said
     with pytest.raises(gr.Error) as caught:
@@ -184,8 +177,8 @@ def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path)
     files = [*map(str, sorted(folder.iterdir())), str(broken)]
     updates = last(page.library.on_upload(token, files))
     assert workspace.adapters[0].ranks == (2,)
-    assert "broken" in updates[page.library.said]
-    assert "2 bytes" in updates[page.library.said]
+    assert "broken" in updates[page.library.status]
+    assert "2 bytes" in updates[page.library.status]
 
 
 def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
@@ -219,13 +212,13 @@ def test_a_forged_token_gets_a_workspace_of_its_own(page: Page, forged: object) 
     assert workspace.folder.parent == page.shared.sessions.settings.root
 
 
-def test_a_reload_finds_the_workspace_and_a_restart_the_recipe(page: Page, token: str, tmp_path: Path) -> None:
+def test_a_reload_finds_the_workspace_and_a_restart_the_recipe(page: Page, token: str) -> None:
     page.mixer.on_weight(0, token, 0.6)
     stored = page.on_version(token)
     back = page.on_load(stored)
     assert back[page.shared.token] == token
     assert back[page.mixer.weights[0]]["value"] == 0.6
-    restarted = build(Settings(tmp_path / "rooms"))
+    restarted = build(page.shared.sessions.settings)
     again = restarted.on_load(stored)
     assert again[restarted.mixer.weights[0]]["value"] == 0.6
 

@@ -15,18 +15,11 @@ from studio.routing.router import load_router
 from studio.ui.route import markup as router_markup
 from studio.ui.route.page import RoutingPanel
 from studio.ui.shell import plots
-from studio.ui.shell.page import Page, build
-from studio.ui.shell.sessions import Settings
+from studio.ui.shell.page import Page
 
 # k, omega, kind, granularity, features, with base, seed, M, entropy, rate, steps, batch
 ORDER = (2, 1.0, "remix", "sequence", "embedding", True, 0, 2, 0.01, 0.1, 3, 2)
 TASKS = ["math", "shout", "math+shout"]
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    """A page that nothing warms up."""
-    return build(Settings(tmp_path_factory.mktemp("rooms")))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +103,7 @@ def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
     next(run)
     with pytest.raises(gr.Error, match="Stop it first"):
         next(room.on_train(token, TASKS, 4, *ORDER))
-    while not room.runs.get(token).history or "Step" not in room.runs.get(token).said:
+    while not room.runs.get(token).history or "Step" not in room.runs.get(token).status:
         next(run)
     room.on_stop(token)
     stopped = last(run)
