@@ -31,7 +31,7 @@ lint: venv ## Style, format and types
 bench: venv ## Run every benchmark in bench/
 	@set -e; for script in bench/[!_]*.py; do echo "== $$script"; PYTHONPATH=. $(PY) "$$script"; done
 
-evidence: venv ## Test the papers' claims again on the embedded world: docs/evidence.md (what is measured already is kept)
+evidence: venv ## Test the papers' claims again on the embedded world: docs/explanation/evidence.md (what is measured already is kept)
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) -m bench.evidence.seeds --seeds $(SEEDS) --jobs 2
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(PY) -m bench.evidence --seeds $(SEEDS) --jobs 2
 

@@ -4,7 +4,7 @@
 and the result back in memory. The dense methods merge one layer of 7 modules. Seconds are by the clock, the best of two
 runs after one on a layer to warm up; `difference` is the relative distance of the two results on that layer. Writes
 bench/results/gpu.json, or $OUT/gpu.json where OUT is set. `--page` measures nothing and writes what is in that file
-into docs/merging.md.
+into docs/reference/methods.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from studio.recipes.sources import BATCH, Sources
 from tools.marks import between
 
 RESULTS = Path(os.environ.get("OUT", Path(__file__).parent / "results")) / "gpu.json"
-PAGE = Path(__file__).parents[1] / "docs" / "merging.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "methods.md"
 MARK = "gpu figures"
 SOURCES, RANK = 4, 16
 BATCHES = {"cpu": BATCH, "cuda": 8 << 30}
@@ -93,7 +93,7 @@ def page_table(found: Mapping[str, Any]) -> str:
 
 
 def page(text: str) -> str:
-    """docs/merging.md with the figures as the file has them; raises `ValueError` where the marks are gone."""
+    """docs/reference/methods.md with the figures as the file has them; raises `ValueError` where the marks are gone."""
     return between(text, MARK, page_table(json.loads(RESULTS.read_text())))
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--device", choices=BATCHES, default="cuda")
     parser.add_argument("--shape", choices=SHAPES, default="llama-8b")
     parser.add_argument("--methods", nargs="*", default=[*WHOLE, *LAYER])
-    parser.add_argument("--page", action="store_true", help="measure nothing, write the table into docs/merging.md")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write the table into the docs")
     options = parser.parse_args()
     if options.page:
         write_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")).encode())

@@ -2,7 +2,7 @@
 
 Every adapter is made and saved by stock PEFT, and its own `get_delta_weight` says what its update is. Ours: opened,
 merged, exported, and read again by us and by stock PEFT; the worse of the two counts. PEFT's: `add_weighted_adapter`,
-read at once and after saving and loading. Writes docs/identity.md and bench/results/identity.json.
+read at once and after saving and loading. Writes docs/explanation/identity.md and bench/results/identity.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 import studio
 
 ROOT = Path(__file__).parents[1]
-PAGE, RESULTS = ROOT / "docs" / "identity.md", ROOT / "bench" / "results" / "identity.json"
+PAGE, RESULTS = ROOT / "docs" / "explanation" / "identity.md", ROOT / "bench" / "results" / "identity.json"
 TOLERANCE = 1e-5
 Deltas = Mapping[str, np.ndarray[Any, Any]]
 

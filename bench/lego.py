@@ -35,7 +35,7 @@ from studio.text.bases import open_base
 from tools.marks import between
 
 RESULTS = Path(__file__).parent / "results" / "lego.json"
-PAGE = Path(__file__).parents[1] / "docs" / "merging.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "methods.md"
 MARK = "lego figures"
 FORMS = ("raw", "canonical", "balanced", "aligned")
 RANKS = (4, 8, 16)
@@ -154,7 +154,7 @@ SHOWN = (
 
 
 def page_table(found: Mapping[str, Any]) -> str:
-    """What docs/merging.md shows of the figures, as Markdown: held energy on both groups, and answers."""
+    """What docs/reference/methods.md shows of the figures, as Markdown: held energy on both groups, and answers."""
     scores = found["skill scores"]["rows"]
     lines = [f"| merge | held, embedded | held, gpt2 | {' | '.join(PAIRS)} |", "| --- |" + " --- |" * (2 + len(PAIRS))]
     lines.append(f"| the sum, rank 16 | 1.00 | 1.00 | {_answers(scores['sum'])} |")
@@ -172,7 +172,7 @@ def _answers(row: Mapping[str, float] | None) -> str:
 
 
 def page(text: str) -> str:
-    """docs/merging.md with the table as the figures have it; raises `ValueError` where its marks are gone."""
+    """docs/reference/methods.md with the table as the figures have it; raises `ValueError` where its marks are gone."""
     return between(text, MARK, page_table(json.loads(RESULTS.read_text())))
 
 
@@ -180,7 +180,7 @@ def main() -> None:
     """Run, print, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("sets", "skills"), help="one part; the other keeps its figures")
-    parser.add_argument("--page", action="store_true", help="measure nothing, write the table into docs/merging.md")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write the table into the docs")
     options = parser.parse_args()
     if options.page:
         write_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")).encode())

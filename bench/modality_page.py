@@ -1,4 +1,4 @@
-"""docs/evidence-modality.md out of bench/results: `python -m bench.modality_page`. Nothing is measured here."""
+"""The evidence on modalities, out of bench/results: `python -m bench.modality_page`. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "evidence-modality.md"
+PAGE = ROOT / "docs" / "explanation" / "evidence-modality.md"
 MIXTURE = ROOT / "assets" / "mixture" / "results.json"
 PHI4 = ROOT / "bench" / "results" / "phi4.json"
 COLUMNS = ("none", "vision", "speech", "sum", "average", "ties", "rule")
@@ -33,8 +33,8 @@ def page(mixture: dict[str, Any], phi4: dict[str, Any]) -> str:
         _prose(
             """Written by `python -m bench.modality_page` from `assets/mixture/results.json` (`python -m
             bench.modality`) and `bench/results/phi4.json` (`python -m bench.phi4`); a test fails where the page
-            and the files differ. What the words mean: [modality.md](modality.md); the model: [its
-            card](../assets/mixture/README.md)."""
+            and the files differ. What the words mean: [modality.md](../reference/modality.md); the model: [its
+            card](../../assets/mixture/README.md)."""
         ),
         "## The matrix",
         *_matrix(mixture),

@@ -1,7 +1,7 @@
 """Routers beside each other: the collapse simulation, the reference toy, the embedded skills. `python -m bench.remix`
 
 Parts can be run alone (`--part collapse toy readings rates text`); each is kept in bench/results/remix.json as it is
-done, and docs/evidence-routing.md is written from that file. `text` takes the rates that `rates` found.
+done, and docs/explanation/evidence-routing.md is written from that file. `text` takes the rates that `rates` found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page docs/evidence-routing.md, from the figures of `bench.remix`; every number on it is one of them."""
+"""docs/explanation/evidence-routing.md, from the figures of `bench.remix`; every number on it is one of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from bench.remix_text_page import rates_part, text_part
 from bench.remix_toy_page import toy_part
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "evidence-routing.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "explanation" / "evidence-routing.md"
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -24,7 +24,7 @@ def page(found: Mapping[str, Any]) -> str:
 
 HEAD = """# Routing, measured
 
-What the routers of [routing.md](routing.md) do, by `python -m bench.remix`, which writes this page and
+What the routers of [routing.md](../reference/routing.md) do, by `python -m bench.remix`, which writes this page and
 bench/results/remix.json. Measured on a busy processor of {cores} cores with {threads} thread, so work is counted in
 passes, not seconds.
 """

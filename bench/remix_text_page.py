@@ -1,4 +1,4 @@
-"""The part of docs/evidence-routing.md on the embedded skills."""
+"""The part of the evidence on routing about the embedded skills."""
 
 from __future__ import annotations
 

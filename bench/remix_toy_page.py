@@ -1,4 +1,4 @@
-"""The part of docs/evidence-routing.md on the reference toy: every cell over its seeds, beside the specified figure."""
+"""The part of the evidence on routing about the reference toy: every cell over its seeds, and the specified figure."""
 
 from __future__ import annotations
 

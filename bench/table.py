@@ -153,7 +153,7 @@ def table() -> str:
     said = (
         f"Processor seconds of one thread (`cat`: by the clock), on 2 cores busy with other work (load {low:g} to "
         f"{high:g}). `python -m bench.{{{','.join(TABLES)}}}`; costs by adapters, rank and modules: "
-        f"[docs/merging.md](docs/merging.md#what-it-costs). {_on_a_gpu()}"
+        f"[docs/reference/methods.md](docs/reference/methods.md#what-it-costs). {_on_a_gpu()}"
     )
     gaps = f" Not measured yet: {', '.join(missing)}." if missing else ""
     return "\n".join([*lines, "", said + gaps]) + "\n"
@@ -171,7 +171,7 @@ def _on_a_gpu() -> str:
     least, most = min(ratios, key=lambda id: ratios[id]), max(ratios, key=lambda id: ratios[id])
     return (
         f"On a GPU ({found['gpu']}): from {ratios[least]:.1f} × (`{least}`) to {ratios[most]:.1f} × (`{most}`) as fast "
-        f"as on {found['machine']['cores']} CPU cores, [by method](docs/merging.md#on-a-gpu)."
+        f"as on {found['machine']['cores']} CPU cores, [by method](docs/reference/methods.md#on-a-gpu)."
     )
 
 

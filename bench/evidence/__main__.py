@@ -3,7 +3,7 @@
 Every part (an experiment, a pair, a seed) is kept in build/evidence as soon as it is measured, one 0 or 1 an item, so a
 run that was stopped goes on. Where `bench.evidence.seeds` has trained no adapters of a seed, the shipped ones are used
 with that seed's examples, draws and learning, and the page says so. Then writes bench/results/evidence.json, and from
-it docs/evidence.md and the table in README.md.
+it docs/explanation/evidence.md and the table in README.md.
 """
 
 from __future__ import annotations

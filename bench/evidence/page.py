@@ -1,4 +1,4 @@
-"""docs/evidence.md and the README's table, from bench/results/evidence.json alone: nothing is measured here."""
+"""The page on evidence and the README's table, from bench/results/evidence.json alone: nothing is measured here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.marks import between, names
 from training.vision.evidence import headline
 from training.vision.report import contenders
 
-PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
+PAGE, README = ROOT / "docs" / "explanation" / "evidence.md", ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "evidence.json"
 MARK = "evidence"
 EVERY = {pair: pair.upper().replace("+", " + ") for pair in world.EVERY}
@@ -36,9 +36,9 @@ TITLES = {
 }
 OTHERS = {
     "evidence-routing.md": "Mixtures and routing",
-    "routing.md": "Mixtures and routing: the method",
+    "../reference/routing.md": "Mixtures and routing: the method",
     "evidence-modality.md": "Routing by modality",
-    "modality.md": "Routing by modality: the method",
+    "../reference/modality.md": "Routing by modality: the method",
     "evidence-vision.md": "Visual analogies",
 }
 """Pages of evidence that others write."""
@@ -216,7 +216,7 @@ def prototype(results: Mapping[str, Any]) -> str:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """docs/evidence.md, but for the links at its end."""
+    """docs/explanation/evidence.md, but for the links at its end."""
     sections = [HEAD.format(**_counts(results)), _seeds(results), "## (a) Compositions of two skills\n\n" + AXES]
     for pair, title in EVERY.items():
         found = found_in(results, pair, COMPOSITION)
@@ -253,7 +253,8 @@ def _seeds(results: Mapping[str, Any]) -> str:
     if not own:
         return (
             f"{text}\n**All of them use the shipped adapters**: intervals do not hold the luck of training adapters, "
-            "which\n[the card](../assets/text/README.md) has for the sum; `python -m bench.evidence.seeds` trains more."
+            "which\n[the card](../../assets/text/README.md) has for the sum; "
+            "`python -m bench.evidence.seeds` trains more."
         )
     named = ", ".join(f"{EVERY[pair]} {seed}" for pair, seed in own)
     return f"{text} Adapters of their own training seed: {named}; the others use the shipped ones."
@@ -285,7 +286,7 @@ def filled(readme: str, results: Mapping[str, Any]) -> str:
 
 
 def write_pages(results: Mapping[str, Any]) -> None:
-    """Write docs/evidence.md, and the table in README.md where its marks are."""
+    """Write docs/explanation/evidence.md, and the table in README.md where its marks are."""
     write_atomic(PAGE, (page(results) + more()).encode())
     readme = README.read_text(encoding="utf-8")
     if MARK in names(readme):
@@ -311,7 +312,7 @@ thread. The adapters of other seeds and of data mixing are trained first, by `py
 of CPU, 128 s on one H100 with 16 cores (`--jobs 11`). Settings are the studio's defaults, but for AdaMerging: 50
 steps at 1e-2, not 500 at 1e-3. A target LoRA has the adapters' rank, 200 steps at 1e-3, the step that validates best;
 data mixing is one LoRA by the adapters' own recipe on both skills' data.
-Nothing was tuned on these questions, except what [the card](../assets/text/README.md) of the world tells."""
+Nothing was tuned on these questions, except what [the card](../../assets/text/README.md) of the world tells."""
 ANALOGIES = """## Visual analogies: LoRWeB beside single LoRAs
 
 {seconds} s of training for each, PSNR in dB / right-transform accuracy, mean over seeds ± half their distance; from

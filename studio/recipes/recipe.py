@@ -23,6 +23,7 @@ from studio.merging.registry import Method, Value
 FORMAT = 1
 MAX_BYTES = 4 << 20
 _SCHEME = re.compile(r"[a-z]+:")
+_DOCS = "see docs/reference/recipes.md"
 Weight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Form = Literal["raw", "canonical"]
 
@@ -162,9 +163,7 @@ class Recipe(_Frozen):
 def parse(content: Any) -> Recipe:
     """A recipe from loaded YAML or JSON. Raises `BadRecipe` that names the field."""
     if not isinstance(content, Mapping):
-        raise BadRecipe(
-            "This is not a recipe", f"it holds a {type(content).__name__}, not fields", "see docs/recipes.md"
-        )
+        raise BadRecipe("This is not a recipe", f"it holds a {type(content).__name__}, not fields", _DOCS)
     if content.get("format", FORMAT) != FORMAT:
         raise BadRecipe(
             f"The recipe has format {content['format']!r}",
@@ -174,7 +173,7 @@ def parse(content: Any) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except (ValidationError, RecursionError) as error:
-        raise BadRecipe("The recipe cannot be used", _first(error), "see docs/recipes.md") from error
+        raise BadRecipe("The recipe cannot be used", _first(error), _DOCS) from error
 
 
 def read_yaml(text: str) -> Recipe:
@@ -186,7 +185,7 @@ def read_yaml(text: str) -> Recipe:
     try:
         return parse(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadRecipe("The recipe is not YAML", " ".join(str(error).split())[:300], "see docs/recipes.md") from error
+        raise BadRecipe("The recipe is not YAML", " ".join(str(error).split())[:300], _DOCS) from error
 
 
 def load(path: Path) -> Recipe:

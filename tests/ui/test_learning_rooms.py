@@ -274,7 +274,7 @@ def test_choices_follow_the_workspace(page: Page, token: str) -> None:
 
 
 def test_every_control_is_in_the_docs(page: Page) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "learning.md").read_text(encoding="utf-8")
     told = {name.strip() for row in re.findall(r"^\| ([^|]+) \|", text, flags=re.MULTILINE) for name in row.split(",")}
     parts = [*vars(learning(page)).values(), *vars(scoring(page)).values()]
     controls = [p for p in parts if isinstance(p, gr.components.Component) and not isinstance(p, (gr.HTML, gr.State))]

@@ -237,7 +237,8 @@ def test_every_listener_is_private_and_every_control_is_named(page: Page) -> Non
 
 
 def test_every_control_has_its_row_in_the_docs(page: Page) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "page.md").read_text(encoding="utf-8").partition("## How fast")[0]
+    docs = Path(__file__).parents[2] / "docs" / "reference"
+    text = (docs / "page.md").read_text(encoding="utf-8").partition("## How fast")[0]
     told = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
     parts = [part for panel in page.shared.panels for part in vars(panel).values()]
     controls = [p for p in parts if isinstance(p, gr.components.Component) and not isinstance(p, gr.HTML | gr.Markdown)]
@@ -315,7 +316,7 @@ def test_an_own_adapter_said_twice_is_added_once(page: Page, token: str) -> None
 
 def test_the_speeds_in_the_docs_are_those_measured() -> None:
     root = Path(__file__).parents[2]
-    text = (root / "docs" / "page.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "reference" / "page.md").read_text(encoding="utf-8")
     rows = json.loads((root / "bench" / "results" / "page.json").read_text())
     assert {row["measure"] for row in rows} == {"start", "slider", "k", "first_text"}
     for row in rows:

@@ -21,7 +21,7 @@ def test_shapes_are_those_of_the_released_basis() -> None:
 
 def test_the_docs_say_what_was_measured() -> None:
     found = json.loads((ROOT / "bench" / "results" / "lorweb.json").read_text())
-    said = " ".join((ROOT / "docs" / "analogy.md").read_text().split())
+    said = " ".join((ROOT / "docs" / "reference" / "analogy.md").read_text().split())
     route, write = (found["spent"][name]["cpu_seconds"] for name in ("route", "mix_and_write"))
     assert f"routing takes {route:.2f} s and mixing with writing {write:.2f} s of CPU time" in said
     assert f"{found['bytes_written'] / 1e6:.0f} MB written" in said
@@ -29,7 +29,7 @@ def test_the_docs_say_what_was_measured() -> None:
 
 def test_the_docs_say_what_was_measured_on_a_gpu() -> None:
     found = json.loads((ROOT / "bench" / "results" / "lorweb_cuda.json").read_text())
-    said = " ".join((ROOT / "docs" / "analogy.md").read_text().split())
+    said = " ".join((ROOT / "docs" / "reference" / "analogy.md").read_text().split())
     route, write, step = (found["spent"][name]["seconds"] for name in ("route", "mix_and_write", "step"))
     share = f"{100 * found['share_of_an_image']:.2f} % of one image"
     assert f"routing {1e3 * route:.0f} ms, mixing and writing {1e3 * write:.0f} ms" in said

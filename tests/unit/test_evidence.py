@@ -1,4 +1,4 @@
-"""docs/evidence.md and the README's table say what the results file says, and verdicts follow the intervals."""
+"""The page on evidence and the README's table say what the results file says, and verdicts follow the intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/learning.md names every way, shape and option that there is, with its default."""
+"""docs/reference/learning.md names every way, shape and option that there is, with its default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from studio.learning.soups import Granularity, Init, Parameterisation, Settings,
 from studio.text.skills import SKILLS
 from studio.ui.judge.page import MAX_ROWS
 
-TEXT = (Path(__file__).parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "learning.md").read_text(encoding="utf-8")
 ROWS = {name: rest for name, rest in re.findall(r"^\| `(--[a-z0-9-]+)` \|([^|]*)\|", TEXT, flags=re.MULTILINE)}
 
 

@@ -1,4 +1,4 @@
-"""docs/merging.md says what the registry says, and docs/recipes.md shows a recipe that works."""
+"""docs/reference/methods.md says what the registry says, and docs/reference/recipes.md shows a recipe that works."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from studio.recipes.recipe import FORMAT, Recipe, Source, UnitEdits, View, read_
 from tools.sections.methods import section
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = DOCS / "merging.md"
-RECIPES = DOCS / "recipes.md"
+PAGE = DOCS / "reference" / "methods.md"
+RECIPES = DOCS / "reference" / "recipes.md"
 
 
 @pytest.mark.parametrize("id", methods())

@@ -1,4 +1,4 @@
-"""docs/evidence-modality.md is what bench/results say, and what they say holds together."""
+"""docs/explanation/evidence-modality.md is what bench/results say, and what they say holds together."""
 
 from __future__ import annotations
 

@@ -59,14 +59,14 @@ def test_rows_that_are_not_at_their_best_rate_are_named() -> None:
 def test_every_flag_is_explained() -> None:
     parser = argparse.ArgumentParser()
     add_route(lambda *words, **more: parser)
-    text = (DOCS / "routing.md").read_text()
+    text = (DOCS / "reference" / "routing.md").read_text()
     flags = [flag for action in parser._actions for flag in action.option_strings if flag not in ("-h", "--help")]
     assert len(flags) > 20
     assert [flag for flag in flags if f"`{flag}`" not in text] == []
 
 
 def test_the_pages_collapse_figures_are_those_that_are_tested() -> None:
-    text = " ".join((DOCS / "routing.md").read_text().split())
+    text = " ".join((DOCS / "reference" / "routing.md").read_text().split())
     pattern = r"at (?:σ‖x‖ = )?(\d+), (?:ESS ≤ 2 for )?(\d+\.\d) %(?: of routers, mean| and) (\d\.\d\d)"
     said = re.findall(pattern, text)
     assert len(said) == 4

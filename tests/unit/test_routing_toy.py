@@ -1,6 +1,6 @@
 """The reference toy of the specification, shortened: what must land in its bands does, and in its order.
 
-bench/remix.py runs it in full; docs/evidence-routing.md says cell by cell what lands and what does not.
+bench/remix.py runs it in full; docs/explanation/evidence-routing.md says cell by cell what lands and what does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of dialects and of PEFT's fields in docs/formats.md.
+"""The tables of dialects and of PEFT's fields in docs/reference/formats.md.
 
 Which dialects are read and written is taken from the studio's own lists. A dialect counts as tested with its owner only
 by the name of a test, and tests/unit/test_format_table.py fails where that test is gone or the page is not this table.
@@ -91,5 +91,5 @@ def fields() -> str:
 
 
 def sections() -> dict[str, Callable[[], str]]:
-    """The tables of docs/formats.md."""
+    """The tables of docs/reference/formats.md."""
     return {"dialects": table, "fields of LoraConfig": fields}

@@ -1,4 +1,4 @@
-"""What docs/merging.md says of each merge method's laws and knobs."""
+"""What docs/reference/methods.md says of each merge method's laws and knobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def laws_table() -> str:
 
 
 def sections() -> dict[str, Callable[[], str]]:
-    """The parts of docs/merging.md that the registry gives."""
+    """The parts of docs/reference/methods.md that the registry gives."""
     return {"laws": laws_table, **{method.id: partial(section, method) for method in methods().values()}}
 
 

@@ -1,4 +1,4 @@
-"""LoRWeB beside both single LoRAs, split by split, from results.json: writes docs/evidence-vision.md.
+"""LoRWeB beside both single LoRAs, split by split, from results.json: writes docs/explanation/evidence-vision.md.
 
 python -m training.vision.evidence
 """
@@ -14,7 +14,7 @@ from studio.vision.pipeline import EMBEDDED
 from training.vision.evaluate import SPLITS
 from training.vision.report import TITLES, contenders
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence-vision.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "evidence-vision.md"
 _TOTAL = "single-total"
 _LONG = {"lorweb": "lorweb", "single-total": "single-main"}
 
@@ -50,7 +50,7 @@ LoRWeB and the single LoRA of equal total rank, both of seed 0 and trained on fo
 On seen transforms LoRWeB is ahead by {gap:.2f} dB, after {seconds} s it was {early:.2f} dB; {unseen}.
 
 The data hold, besides transforms and pairs, edits of a part of the picture; they came in after an earlier model had
-failed at one of the unseen transforms, and none is near one ([the card](../assets/vision/README.md#training)).
+failed at one of the unseen transforms, and none is near one ([the card](../../assets/vision/README.md#training)).
 
 ## Rates
 

@@ -25,8 +25,8 @@ _MAX_RANK = 64
 _NOTE = """What routing buys. *No adapter* is the base alone. *One mix* is the mean of the mixes of many analogies: a
 plain LoRA of the same rank that the pictures do not ask anew. Then this analogy, cut to a small plain LoRA and whole.
 LoRAs of this model that are open in Compose are drawn after them. One LoRA *trained* for every edit, as long as the
-basis, is 2.2 dB behind it on edits seen in training; its 7 MB are not shipped, docs/evidence-vision.md tells how to
-make it and compare."""
+basis, is 2.2 dB behind it on edits seen in training; its 7 MB are not shipped; the docs (evidence on
+LoRWeB) tell how to make it and compare."""
 _MOST = 4  # of the workspace's
 
 
