@@ -98,7 +98,7 @@ class UnitsPanel:
             done, total, _ = job.progress
             yield gr.update(note=f"Reading the units: {done} of {total or '?'} modules…")
         try:
-            units = job.result()
+            units: Units = job.result()
         except Cancelled:
             return
         if not self.layouts.has(units):

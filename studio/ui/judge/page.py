@@ -263,7 +263,8 @@ def _question(
 ) -> Question:
     """The question that the controls spell; whatever they hold is checked."""
     names, tasks, ids = (_words(given) for given in (names, tasks, ids))
-    own, *sweep = (text if isinstance(text, str) else "" for text in (own, *sweep))
+    spelled = (text if isinstance(text, str) else "" for text in (own, *sweep))
+    own, weights, scales, seeds, knob, values = spelled
     if not names:
         raise LoomError("No adapter is chosen", next="put adapters on the desk and tick some")
     if not tasks:
@@ -280,7 +281,6 @@ def _question(
         raise LoomError("RegMean cannot be judged here", why, "take it off the methods, or use it from Python")
     ids = [id for id in ids if id != REGMEAN]
     if ids:
-        weights, scales, seeds, knob, values = sweep
         knobs = {knob: values} if knob and values.strip() else {}
         swept = read_sweep(pins, ids, weights=weights, scales=scales or "1", seeds=seeds or "0", knobs=knobs)
         recipes = swept.recipes()

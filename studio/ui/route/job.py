@@ -89,9 +89,11 @@ class Routing:
             self.status = "Reading the prompts"
             world = text_world(base, self.adapters, self.request.items, self.request.shape)
             self.status = "Measuring the start"
-            how = {"resume": self.start, "on_step": self._seen, "stop": self.stopped.is_set}
-            self.lesson = Lesson(world, self.request.shape, self.request.settings)
-            self.trained = learn_router(world, self.request.shape, self.request.settings, **how)
+            shape, settings = self.request.shape, self.request.settings
+            self.lesson = Lesson(world, shape, settings)
+            self.trained = learn_router(
+                world, shape, settings, resume=self.start, on_step=self._seen, stop=self.stopped.is_set
+            )
             self.history = list(self.trained.history)
 
     def _seen(self, step: Step) -> None:

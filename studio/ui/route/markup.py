@@ -80,8 +80,8 @@ def _compared(row: Judged | LoomError) -> str:
         return f"<td class='refused' colspan='7'>{escape(str(row))}</td>"
     found = row.measures
     right = "–" if found.found is None else f"{found.found:.0%}"
-    cells = (f"{row.right.mean():.0%}", right, f"{found.support:.2f}", f"{found.support_low:.2f}")
-    cells += (f"{found.entropy:.2f}", f"{found.load_support:.2f}", f"{found.loss:.3f}")
+    cells = [f"{row.right.mean():.0%}", right, f"{found.support:.2f}", f"{found.support_low:.2f}"]
+    cells += [f"{found.entropy:.2f}", f"{found.load_support:.2f}", f"{found.loss:.3f}"]
     return "".join(f"<td>{cell}</td>" for cell in cells)
 
 

@@ -262,7 +262,7 @@ class RoutingPanel(JobPanel[Routing]):
     @shows_errors
     def on_pick(self, name: str | None) -> Any:
         """A question of a skill."""
-        return SKILLS[name].example.prompt if name in SKILLS else {}
+        return SKILLS[name].example.prompt if name is not None and name in SKILLS else {}
 
     @shows_errors_while
     def on_write(self, token: str, prompt: str | None) -> Iterator[Any]:

@@ -51,7 +51,7 @@ def fitting(workspace: Workspace) -> str | None:
 
 def example(name: str | None) -> tuple[str, str]:
     """A question of a skill, always the same, and its right answer; empty for what is no skill."""
-    if name not in SKILLS:
+    if name is None or name not in SKILLS:
         return "", ""
     item = SKILLS[name].example
     return item.prompt, item.answer

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from studio.core.adapter import Adapter
 from studio.core.errors import Cancelled, LoomError, NotAtHand
 from studio.formats import save_adapter
 from studio.learning.data import Examples
@@ -103,15 +104,17 @@ class Training:
             base = self.open_base()
             adapters = edited_sources(self.recipe, self.pool)
             self.status = "Choosing adapters" if self.request.way == "recycle" else "Measuring the start"
-            given, how = (self.examples, self.request), {"on_step": self._seen, "stop": self.stopped.is_set}
-            if self.start is None:
-                found = coefficients(base, adapters, *given, **how)
-            else:
-                at = self.start
-                found = resumed(base, at.places, at.adapters, *given, at.soup.state, **how)
+            found = self._learned(base, adapters)
             self._show(found)
             self.result = self._written(found)
             self.status = ""
+
+    def _learned(self, base: TextBase, adapters: Sequence[Adapter]) -> Learned:
+        """Coefficients learned from the start, or from where the run was stopped."""
+        asked, at, stop = (self.examples, self.request), self.start, self.stopped.is_set
+        if at is None:
+            return coefficients(base, adapters, *asked, on_step=self._seen, stop=stop)
+        return resumed(base, at.places, at.adapters, *asked, at.soup.state, on_step=self._seen, stop=stop)
 
     def _seen(self, step: Step) -> None:
         self.losses.append(step.loss)
