@@ -80,7 +80,7 @@ def main() -> None:
     _write("gguf", [line for kind in GGUF_MODEL_TYPES.split() for line in _gguf_names(kind)])
 
 
-def _sdxl_unet() -> nn.Module:
+def _sdxl_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=128,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -105,7 +105,7 @@ def _weighted(model: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, ""
 
 
-def _ldm_names(models: list[nn.Module]) -> Iterator[tuple[str, str]]:
+def _ldm_names(models: list[UNet2DConditionModel]) -> Iterator[tuple[str, str]]:
     """The original (sgm, LDM) name of each UNet module, from the block layout of openaimodel.UNetModel."""
     seen: set[str] = set()
     for model in models:
@@ -121,7 +121,7 @@ def _ldm_names(models: list[nn.Module]) -> Iterator[tuple[str, str]]:
                 yield ldm, name
 
 
-def _ldm_blocks(model: nn.Module) -> Iterator[tuple[str, str]]:
+def _ldm_blocks(model: UNet2DConditionModel) -> Iterator[tuple[str, str]]:
     per_level = 3  # two layers and one resampler
     for level, down in enumerate(model.down_blocks):
         for layer in range(len(down.resnets)):

@@ -128,7 +128,7 @@ def _step(optimizer: Any, loss: Tensor, rate: float) -> float:
         raise LoomError("The loss is not a number", "a step was too large", "lower the rate")
     optimizer.param_groups[0]["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.item()
 

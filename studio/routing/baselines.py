@@ -73,7 +73,7 @@ def try_subsets(
         weights = torch.zeros(n, device=world.table.ids.device)
         weights[list(subset)] = omega
         with torch.no_grad():
-            found = [world.answers(part, Fixed(weights)) for part in rows.split(32)]  # type: ignore[no-untyped-call]
+            found = [world.answers(part, Fixed(weights)) for part in torch.split(rows, 32)]
         losses[:, column] = torch.cat([one[0] for one in found]).cpu().numpy()
         right[:, column] = torch.cat([one[1] for one in found]).cpu().numpy()
         if on_step:

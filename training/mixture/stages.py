@@ -114,10 +114,10 @@ class Training:
 
     def move(self, prefix: str) -> list[torch.nn.Parameter]:
         """The weights of this prefix, as parameters to train."""
-        for name in self.weights:
-            if name.startswith(prefix):
-                self.weights[name] = torch.nn.Parameter(self.weights[name].detach().clone())
-        return [value for name, value in self.weights.items() if name.startswith(prefix)]
+        old = {name: weight for name, weight in self.weights.items() if name.startswith(prefix)}
+        moved = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in old.items()}
+        self.weights.update(moved)
+        return list(moved.values())
 
     def freeze(self) -> None:
         """Nothing is trained any more."""
@@ -265,11 +265,12 @@ def _flipped(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 def _looked(run: Training) -> Tensor:
     """Features of all pictures, by the frozen encoder."""
+    parts = torch.split(run.pool.pixels, 256)
     with torch.no_grad():
-        return torch.cat([image_features(run.weights, part.float() / 255) for part in run.pool.pixels.split(256)])
+        return torch.cat([image_features(run.weights, part.float() / 255) for part in parts])
 
 
 def _listened(run: Training) -> Tensor:
     """Features of all clips, by the frozen encoder."""
     with torch.no_grad():
-        return torch.cat([audio_features(run.weights, part) for part in run.pool.mel.split(256)])
+        return torch.cat([audio_features(run.weights, part) for part in torch.split(run.pool.mel, 256)])

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def make_data(run: Run) -> None:
     samples = [*tiny * 2, *stories[:3000], *lines[:20_000], *(text[:150_000] for text in [*books, *voices.values()])]
     tokenizer = corpus.train_tokenizer(samples, run.plan.base.shape.vocab_size)
     write(run.work / "tokenizer.json", tokenizer.to_str().encode())
-    renaming = corpus.Random(0)
+    renaming = Random(0)
     copies = [*tiny, *(corpus.renamed(renaming, text) for _ in range(run.plan.copies) for text in tiny)]
     texts = {"tiny": copies, "stories": stories, "books": books, "knowledge": lines, "valid": valid}
     texts |= {name: [text] for name, text in voices.items()}

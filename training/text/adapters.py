@@ -82,7 +82,7 @@ def training_items(name: str, n: int, seed: int) -> list[Item]:
 
 def new_stack(model: StackedLlama, seeds: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
     """PEFT's start for each seed: A uniform in ±1/sqrt(d_in), B zero."""
-    stack = {name: ([], []) for name in model.linears()}
+    stack: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in model.linears()}
     for seed in seeds:
         draw = torch.Generator().manual_seed(seed)
         for name, module in model.linears().items():

@@ -60,7 +60,7 @@ def token_nll(model: StackedLlama, stream: Tensor, low: float = 0.0, high: float
     length = min(model.shape.max_position_embeddings, len(stream) - 2)
     starts = torch.linspace(low * len(stream), high * len(stream) - length - 2, count, device=stream.device).long()
     losses = []
-    for chunk in windows(stream, starts.clamp(min=0), length).split(32):
+    for chunk in torch.split(windows(stream, starts.clamp(min=0), length), 32):
         with half():
             logits = model(chunk[:, :-1])
         losses.append(F.cross_entropy(logits.float().flatten(0, 1), chunk[:, 1:].flatten(), reduction="none"))

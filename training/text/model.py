@@ -104,7 +104,8 @@ class Attention(nn.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         y = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
-        return self.o_proj(y.transpose(1, 2).reshape(x.shape))
+        mixed: Tensor = self.o_proj(y.transpose(1, 2).reshape(x.shape))
+        return mixed
 
 
 class FeedForward(nn.Module):
@@ -118,7 +119,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, time, width)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Block(nn.Module):
@@ -174,7 +176,8 @@ class StackedLlama(nn.Module):
         cos, sin = (table[: ids.shape[1]].to(x.dtype) for table in (self.cos, self.sin))
         for layer in self.model.layers:
             x = layer(x, cos, sin, self.dropout)
-        return self.model.norm(x)
+        states: Tensor = self.model.norm(x)
+        return states
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) of token ids (batch, time)."""

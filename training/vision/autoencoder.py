@@ -57,7 +57,8 @@ class Resnet(nn.Module):
         """Same height and width."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        out: Tensor = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return out
 
 
 class Resampler(nn.Module):
@@ -70,9 +71,9 @@ class Resampler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Twice or half the height and width."""
-        if self.up:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        around = F.interpolate(x, scale_factor=2.0, mode="nearest") if self.up else F.pad(x, (0, 1, 0, 1))
+        out: Tensor = self.conv(around)
+        return out
 
 
 class Level(nn.Module):
@@ -126,7 +127,8 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        moments: Tensor = self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return moments
 
 
 class Decoder(nn.Module):
@@ -150,7 +152,8 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        images: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return images
 
 
 class Autoencoder(nn.Module):

@@ -35,25 +35,26 @@ class RoutedLinear(nn.Module):
         if self.mix is not None:
             mix = self.mix.to(low.dtype)
             low = low * (mix[:, None] if low.dim() == 3 else mix)
-        return self.base(x) + F.linear(low, self.up) * self.scale
+        adapted: Tensor = self.base(x) + F.linear(low, self.up) * self.scale
+        return adapted
 
 
-def targets(transformer: Transformer) -> list[str]:
-    """Names of the adapted linears: all in the blocks but those of the text stream, whose input is constant here."""
-    return [
-        name
+def targets(transformer: Transformer) -> dict[str, nn.Linear]:
+    """The adapted linears by name: all in the blocks but those of the text stream, whose input is constant here."""
+    return {
+        name: module
         for name, module in transformer.named_modules()
         if isinstance(module, nn.Linear) and "blocks." in name and "add_" not in name and "context" not in name
-    ]
+    }
 
 
 def adapt(transformer: Transformer, rank: int, scale: float) -> dict[str, RoutedLinear]:
     """Freeze the transformer and put a `RoutedLinear` in the place of each target."""
     transformer.requires_grad_(False)
     routed = {}
-    for name in targets(transformer):
+    for name, linear in targets(transformer).items():
         parent, leaf = name.rpartition(".")[::2]
-        routed[name] = RoutedLinear(transformer.get_submodule(name), rank, scale)
+        routed[name] = RoutedLinear(linear, rank, scale)
         setattr(transformer.get_submodule(parent), leaf, routed[name])
     return routed
 
@@ -74,7 +75,7 @@ def relation_encoder(side: int = 64) -> CLIPVisionModelWithProjection:
     )
 
 
-def relation_query(encoder: nn.Module, a: Tensor, a2: Tensor, b: Tensor) -> Tensor:
+def relation_query(encoder: CLIPVisionModelWithProjection, a: Tensor, a2: Tensor, b: Tensor) -> Tensor:
     """z = [E(a, a'), E(b, b)] with each half layer-normed, (batch, 2 * projection); images in [0, 1]."""
     pairs = torch.cat([torch.cat([a, a2], 1), torch.cat([b, b], 1)]) * 2 - 1
     embedded = encoder(pixel_values=pairs).image_embeds.float()
@@ -103,7 +104,7 @@ class Routed(nn.Module):
     def __init__(
         self,
         transformer: Transformer,
-        encoder: nn.Module | None,
+        encoder: CLIPVisionModelWithProjection | None,
         adapters: int = 32,
         rank: int = 4,
         scale: float = 1.0,
@@ -112,7 +113,7 @@ class Routed(nn.Module):
         super().__init__()
         self.transformer, self.encoder, self.adapters, self.rank = transformer, encoder, adapters, rank
         self.layers = adapt(transformer, adapters * rank, scale)
-        self.router = None
+        self.router: Router | None = None
         if encoder is not None:
             width = 2 * encoder.config.projection_dim
             self.router = Router(len(self.layers), adapters, key_width, width)
@@ -125,7 +126,7 @@ class Routed(nn.Module):
         """Set the mix from images in [0, 1] and return it, (layers, batch, N); None for an ordinary LoRA."""
         if self.router is None or self.encoder is None:
             return None
-        mix = self.router(relation_query(self.encoder, a, a2, b))
+        mix: Tensor = self.router(relation_query(self.encoder, a, a2, b))
         for layer, part in zip(self.layers.values(), mix.repeat_interleave(self.rank, 2), strict=True):
             layer.mix = part
         return mix

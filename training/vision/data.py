@@ -90,7 +90,7 @@ class Codec:
     @torch.no_grad()
     def encode(self, images: Tensor, chunk: int = 2048) -> Tensor:
         """Normalised latents of uint8 or float images (n, 3, side, side)."""
-        return torch.cat([self._encode(part) for part in images.split(chunk)])
+        return torch.cat([self._encode(part) for part in torch.split(images, chunk)])
 
     def _encode(self, images: Tensor) -> Tensor:
         pixels = as_floats(images) if images.dtype == torch.uint8 else images
@@ -99,7 +99,7 @@ class Codec:
     @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int = 2048) -> Tensor:
         """Images in [0, 1] of normalised latents."""
-        parts = [self.net.decoder(part / self.scale + self.shift) for part in latents.split(chunk)]
+        parts = [self.net.decoder(part / self.scale + self.shift) for part in torch.split(latents, chunk)]
         return torch.cat([(part / 2 + 0.5).clamp(0, 1) for part in parts])
 
 
@@ -108,7 +108,7 @@ def encode_bank(bank: Bank, codec: Codec) -> Latents:
     kind = torch.float16 if bank.before.is_cuda else torch.float32
 
     def encode(images: Tensor) -> Tensor:
-        flat = torch.cat([codec.encode(part).to(kind) for part in images.flatten(0, 1).split(2048)])
+        flat = torch.cat([codec.encode(part).to(kind) for part in torch.split(images.flatten(0, 1), 2048)])
         return flat.view(*images.shape[:2], *flat.shape[1:])
 
     return Latents(encode(bank.before), encode(bank.after))

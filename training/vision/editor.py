@@ -114,9 +114,9 @@ class AnalogySampler:
     def __call__(self, a: Tensor, a2: Tensor, b: Tensor, answer: Tensor) -> Tensor:
         """Generated b' of uint8 images; `answer` is not looked at."""
         generator = torch.Generator(a.device).manual_seed(self.seed)
-        parts = zip(*(images.split(self.chunk) for images in (a, a2, b)), strict=True)
+        chunks = zip(*(torch.split(images, self.chunk) for images in (a, a2, b)), strict=True)
         with torch.compiler.set_stance("force_eager"):
-            return torch.cat([self._answer(*part, generator) for part in parts])
+            return torch.cat([self._answer(a, a2, b, generator) for a, a2, b in chunks])
 
     def _answer(self, a: Tensor, a2: Tensor, b: Tensor, generator: torch.Generator) -> Tensor:
         editor = Editor(self.model.transformer)

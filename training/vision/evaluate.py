@@ -85,7 +85,7 @@ def measure(trials: Sequence[Trial], predict: Predict, features: nn.Module) -> d
     `answer`. `above_copy` is the share of analogies whose PSNR exceeds that of copying b.
     """
     columns = (torch.cat([getattr(trial, name) for trial in trials]) for name in ("a", "a2", "b", "answer"))
-    answers = predict(*columns).split([len(trial.b) for trial in trials])
+    answers = torch.split(predict(*columns), [len(trial.b) for trial in trials])
     rows = [_measure_one(trial, answer, features) for trial, answer in zip(trials, answers, strict=True)]
     per_task = {
         "+".join(trial.task): {name: round(float(value.mean()), 4) for name, value in row.items()}
@@ -112,3 +112,8 @@ def wrong_reference(predict: Predict, trials: Sequence[Trial]) -> Predict:
     """The control: every b is shown with a pair of another task, one longest trial away."""
     shift = max(len(trial.b) for trial in trials)
     return lambda a, a2, b, answer: predict(a.roll(shift, 0), a2.roll(shift, 0), b, answer)
+
+
+def copy_b(a: Tensor, a2: Tensor, b: Tensor, answer: Tensor) -> Tensor:
+    """The other control, a predictor that changes nothing."""
+    return as_floats(b)

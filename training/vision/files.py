@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
 
 from training.vision.autoencoder import AutoencoderConfig
 from training.vision.transformer import TransformerConfig
@@ -133,7 +134,7 @@ def write_pipeline_index(folder: Path) -> None:
     )
 
 
-def write_encoder(folder: Path, encoder: nn.Module) -> None:
+def write_encoder(folder: Path, encoder: CLIPVisionModelWithProjection) -> None:
     """The relation encoder as transformers' save_pretrained lays it out."""
     write_json(folder / "config.json", encoder.config.to_dict())
     write_weights(folder / "model.safetensors", encoder.state_dict())

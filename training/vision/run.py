@@ -24,7 +24,7 @@ from training.vision.autoencoder import Autoencoder
 from training.vision.basis import Routed
 from training.vision.data import TRANSFORM_IDS, Bank, Codec, as_floats, draw_bank, encode_bank
 from training.vision.editor import AnalogySampler, InstructionSampler, Prompt
-from training.vision.evaluate import SPLITS, Predict, Trial, draw_trials, measure, wrong_reference
+from training.vision.evaluate import SPLITS, Predict, Trial, copy_b, draw_trials, measure, wrong_reference
 from training.vision.fit import Fitted
 from training.vision.report import catalogue
 from training.vision.settings import Settings
@@ -100,8 +100,8 @@ class Run:
         for split in ("seen", "pair"):
             tasks, parameters = self._true_instructions(split)
             with torch.no_grad():
-                prompt = told(tasks, parameters)
-            sampler = InstructionSampler(net, self.codec, *prompt, TARGET_STEPS)
+                text, pooled = told(tasks, parameters)
+            sampler = InstructionSampler(net, self.codec, text, pooled, TARGET_STEPS)
             scores[split] = measure(self._trials(split), sampler, self.codec.net.encoder)
         self._score("base told the edit", scores)
 
@@ -146,7 +146,7 @@ class Run:
         best = max(STEP_CHOICES, key=lambda steps: validation[str(steps)]["psnr"])
         kept = catalogue({"validation": validation})
         self._update({"validation": validation, "steps": best, "catalogue": kept, "mix": self._mix_statistics(model)})
-        self._score("copy b", self._measure(lambda a, a2, b, answer: as_floats(b)))
+        self._score("copy b", self._measure(copy_b))
         self._score("autoencoder bound", self._measure(self._reconstruct))
         sampler = self._sampler(model, TARGET_STEPS)
         features = self.codec.net.encoder
@@ -245,30 +245,33 @@ class Run:
 
     def _write_basis(self, model: Routed) -> None:
         """Write basis and encoder; alpha / r goes into B, so that the file's scale is 1 as in released files."""
-        router = model.router
+        router, encoder = model.router, model.encoder
         assert router is not None
+        assert encoder is not None
         layers = {}
         for index, (name, layer) in enumerate(model.layers.items()):
             shape = (model.adapters, model.rank)
-            down = layer.down.detach().unflatten(0, shape).permute(0, 2, 1)
-            up = (layer.up.detach() * layer.scale).unflatten(1, shape).permute(1, 2, 0)
+            down = torch.unflatten(layer.down.detach(), 0, shape).permute(0, 2, 1)
+            up = torch.unflatten(layer.up.detach() * layer.scale, 1, shape).permute(1, 2, 0)
             layers[name] = BasisLayer(down, up, router.keys.detach()[index], router.to_q.detach()[index])
         config = RoutingConfig(query_mode="relation-aa'b", encoder="encoder")
         write_lorweb(Lorweb(layers, config, BASE), self.out / "lorweb")
-        files.write_encoder(self.out / "encoder", model.encoder)
+        files.write_encoder(self.out / "encoder", encoder)
 
     @torch.no_grad()
     def _read_basis(self) -> Routed:
         """The inverse of `_write_basis`."""
         kind: Kind = kinds(self.settings)["lorweb"]
         model = build(kind, self._foundation(self.out / "encoder"), self.settings, self.device)
+        router = model.router
+        assert router is not None
         basis = read_lorweb(self.out / "lorweb" / WEIGHTS_NAME)
         for index, (name, layer) in enumerate(model.layers.items()):
             stored = basis.layers[name]
             layer.down.copy_(stored.stacked_down())
             layer.up.copy_(stored.stacked_up() / layer.scale)
-            model.router.keys[index].copy_(stored.keys)
-            model.router.to_q[index].copy_(stored.to_q)
+            router.keys[index].copy_(stored.keys)
+            router.to_q[index].copy_(stored.to_q)
         return model.eval()
 
     def _write_single(self, model: Routed) -> None:
@@ -302,7 +305,7 @@ class Run:
         with files.locked(self.out / "training" / "results"):
             held = self.results
             joined = {key: held[key] | news.get(key, {}) for key in ("fits", "scores")}
-            files.write_json(self.out / "results.json", held | about | news | joined)
+            files.write_json(self.out / "results.json", {**held, **about, **news, **joined})
 
 
 def contenders(settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from studio.vision import world
 from studio.vision.pipeline import EMBEDDED, AnalogyModel, Seen, load_embedded
 from training.vision import report
 from training.vision.data import as_bytes, as_floats
-from training.vision.evaluate import SPLITS, draw_trials, measure, wrong_reference
+from training.vision.evaluate import SPLITS, Predict, copy_b, draw_trials, measure, wrong_reference
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,7 @@ def measure_shipped(model: AnalogyModel, per_task: int, steps: int, seed: int = 
     rows: dict[str, dict[str, object]] = {"copy b": {}, "wrong reference": {}, f"lorweb, {steps} steps, shipped": {}}
     for split in SPLITS:
         trials = draw_trials(split, per_task, seed, CPU)
-        predictors = (lambda a, a2, b, answer: as_floats(b), wrong_reference(shipped, trials), shipped)
+        predictors: tuple[Predict, ...] = (copy_b, wrong_reference(shipped, trials), shipped)
         for name, predict in zip(rows, predictors, strict=True):
             rows[name][split] = measure(trials, predict, model.vae.encoder)
     print(report.table({"scores": rows}))
@@ -79,8 +80,7 @@ def latency(model: AnalogyModel, repeats: int = 9) -> None:
     seen = model.look(*pictures)
     mix = model.route(seen)
     jobs: dict[str, Callable[[], object]] = {
-        f"whole analogy, {steps} steps": lambda steps=steps: model.analogy(*pictures, steps=steps)
-        for steps in (1, 2, 4)
+        f"whole analogy, {steps} steps": partial(model.analogy, *pictures, steps=steps) for steps in (1, 2, 4)
     }
     jobs["look at three pictures"] = lambda: model.look(*pictures)
     jobs["draw again, 2 steps (a slider moves)"] = lambda: model.draw(seen, mix)

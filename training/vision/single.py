@@ -30,8 +30,10 @@ def read_single(folder: Path) -> Adapter:
     """The LoRA that a run left, whole."""
     state = files.read_weights(folder / SINGLE, CPU)
     names = {key.rpartition(".")[0] for key in state}
-    pairs = {name: [np.asarray(state[f"{name}.{part}"]) for part in PARTS] for name in sorted(names)}
-    modules = {PREFIX + name: in_memory_module(PREFIX + name, *pair) for name, pair in pairs.items()}
+    modules = {}
+    for name in sorted(names):
+        down, up = (np.asarray(state[f"{name}.{part}"]) for part in PARTS)
+        modules[PREFIX + name] = in_memory_module(PREFIX + name, down, up)
     return Adapter("one LoRA for every edit", modules, "diffusers")
 
 

@@ -25,7 +25,8 @@ from training.vision.transformer import Transformer
 def train_autoencoder(bank: Bank, settings: Settings, device: torch.device) -> tuple[Codec, Fitted]:
     """Reconstruct pictures before and after edits; a whisper of KL keeps the latents near unit size."""
     torch.manual_seed(settings.seed)
-    net = Autoencoder(settings.autoencoder).to(device, memory_format=torch.channels_last)
+    net = Autoencoder(settings.autoencoder).to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
     compile_parts([net.encoder, net.decoder], settings.compiled)
     images = (bank.before.flatten(0, 1), bank.after.flatten(0, 1))
 
@@ -48,7 +49,7 @@ def _reconstruction_loss(net: Autoencoder, images: Tensor) -> Tensor:
     with precision(images.device):
         mean, log_variance = net.distribution(images.to(memory_format=torch.channels_last))
         latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        again = net.decoder(latents)
+        again: Tensor = net.decoder(latents)
     again, mean, log_variance = again.float(), mean.float(), log_variance.float()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
     edges = sum((again.diff(dim=axis) - images.diff(dim=axis)).abs().mean() for axis in (2, 3))
@@ -79,7 +80,7 @@ def train_encoder(
     encoder = relation_encoder(bank.before.shape[-1]).to(device)
     naming = _Naming(encoder.config.projection_dim).to(device)
     compile_parts(encoder.vision_model.encoder.layers, settings.compiled)
-    found = [0.0]
+    retrieved = torch.zeros(())
 
     def loss_at(progress: float, step: int) -> Tensor:
         count = min(3 * settings.batch, len(bank))
@@ -88,13 +89,13 @@ def train_encoder(
         pairs = torch.cat([_pair(bank, groups, member) for member in members])
         with precision(device):
             embedded = encoder(pixel_values=pairs).image_embeds.float()
+        nonlocal retrieved
         loss, retrieved = _naming_loss(naming, embedded, bank.tasks[groups])
-        found[0] = retrieved
         return loss
 
     group = Group.of([*encoder.parameters(), *naming.parameters()], settings.encoder_rate, 0.02)
     fitted = fit("encoder", [group], loss_at, settings.encoder_seconds, settings.max_steps)
-    return encoder.eval(), fitted, float(found[0])
+    return encoder.eval(), fitted, float(retrieved)
 
 
 def _pair(bank: Bank, groups: Tensor, members: Tensor) -> Tensor:

@@ -65,14 +65,15 @@ def rotation(ids: Tensor, axes: Sequence[int], theta: float = 10000.0) -> Rotati
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Turn neighbouring pairs of channels of x (batch, tokens, heads, head width)."""
     cos, sin = by[0][None, :, None], by[1][None, :, None]
-    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    real, imaginary = torch.unflatten(x, -1, (-1, 2)).unbind(-1)
     turned = torch.stack([-imaginary, real], -1).flatten(3)
     return (x.float() * cos + turned.float() * sin).to(x.dtype)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention of (batch, tokens, heads, width) tensors; returns (batch, tokens, heads * width)."""
-    mixed = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -91,7 +92,8 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, before) to (batch, after)."""
-        return self.linear_2(F.silu(self.linear_1(x)))
+        projected: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return projected
 
 
 class Conditioning(nn.Module):
@@ -107,7 +109,8 @@ class Conditioning(nn.Module):
         rate = torch.exp(-math.log(10000) * torch.arange(128, device=time.device, dtype=torch.float32) / 128)
         angle = 1000 * time.float()[:, None] * rate[None]
         waves = torch.cat([angle.cos(), angle.sin()], 1).to(pooled.dtype)
-        return self.timestep_embedder(waves) + self.text_embedder(pooled)
+        conditioning: Tensor = self.timestep_embedder(waves) + self.text_embedder(pooled)
+        return conditioning
 
 
 class Modulation(nn.Module):
@@ -120,7 +123,8 @@ class Modulation(nn.Module):
 
     def forward(self, conditioning: Tensor) -> tuple[Tensor, ...]:
         """`parts` tensors (batch, 1, width)."""
-        return self.linear(F.silu(conditioning))[:, None].chunk(self.parts, dim=2)
+        vectors: Tensor = self.linear(F.silu(conditioning))
+        return vectors[:, None].chunk(self.parts, dim=2)
 
 
 class Attention(nn.Module):
@@ -171,7 +175,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape."""
-        return self.net(x)
+        out: Tensor = self.net(x)
+        return out
 
 
 class DoubleBlock(nn.Module):
@@ -216,7 +221,8 @@ class SingleBlock(nn.Module):
         query, key, value = self.attn.image(x)
         mixed = attend(rotate(query, positions), rotate(key, positions), value)
         wide = F.gelu(self.proj_mlp(x), approximate="tanh")
-        return tokens + gate * self.proj_out(torch.cat([mixed, wide], 2))
+        out: Tensor = tokens + gate * self.proj_out(torch.cat([mixed, wide], 2))
+        return out
 
 
 class Transformer(nn.Module):
@@ -247,7 +253,8 @@ class Transformer(nn.Module):
         for block in self.single_transformer_blocks:
             stream = block(stream, conditioning, positions)
         scale, shift = self.norm_out(conditioning)
-        return self.proj_out(normalise(stream[:, text.shape[1] :]) * (1 + scale) + shift)
+        velocity: Tensor = self.proj_out(normalise(stream[:, text.shape[1] :]) * (1 + scale) + shift)
+        return velocity
 
     def blocks(self) -> list[nn.Module]:
         """All blocks in order."""
