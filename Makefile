@@ -6,7 +6,7 @@ SEEDS ?= 0 1 2
 JOBS ?= 2
 PY := .venv/bin/python
 
-.PHONY: help venv run test lint bench evidence picture clean
+.PHONY: help venv run test lint docs bench evidence picture clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -28,6 +28,11 @@ lint: venv ## Style, format and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+docs: ## Build the docs as a site, site/index.html, in an environment of their own (.venv-docs)
+	@PYTHON=$(PYTHON) sh tools/venv.sh .venv-docs requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean --quiet
+	@echo "docs: site/index.html"
+
 bench: venv ## Run every benchmark in bench/
 	@set -e; for script in bench/[!_]*.py; do echo "== $$script"; PYTHONPATH=. $(PY) "$$script"; done
 
@@ -39,5 +44,5 @@ picture: venv ## Draw the README's picture of the page anew
 	PYTHONPATH=. $(PY) tools/page_picture.py
 
 clean: ## Remove caches and build outputs; .venv stays
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -33,7 +33,7 @@ def page(mixture: dict[str, Any], phi4: dict[str, Any]) -> str:
         _prose(
             """Written by `python -m bench.modality_page` from `assets/mixture/results.json` (`python -m
             bench.modality`) and `bench/results/phi4.json` (`python -m bench.phi4`); a test fails where the page
-            and the files differ. What the words mean: [modality.md](../reference/modality.md); the model: [its
+            and the files differ. What the words mean: [Adapters by modality](../reference/modality.md); the model: [its
             card](../../assets/mixture/README.md)."""
         ),
         "## The matrix",

@@ -24,7 +24,7 @@ def page(found: Mapping[str, Any]) -> str:
 
 HEAD = """# Routing, measured
 
-What the routers of [routing.md](../reference/routing.md) do, by `python -m bench.remix`, which writes this page and
+What the routers of [Routing](../reference/routing.md) do, by `python -m bench.remix`, which writes this page and
 bench/results/remix.json. Measured on a busy processor of {cores} cores with {threads} thread, so work is counted in
 passes, not seconds.
 """

@@ -153,7 +153,7 @@ def table() -> str:
     said = (
         f"Processor seconds of one thread (`cat`: by the clock), on 2 cores busy with other work (load {low:g} to "
         f"{high:g}). `python -m bench.{{{','.join(TABLES)}}}`; costs by adapters, rank and modules: "
-        f"[docs/reference/methods.md](docs/reference/methods.md#what-it-costs). {_on_a_gpu()}"
+        f"[Merge methods](docs/reference/methods.md#what-it-costs). {_on_a_gpu()}"
     )
     gaps = f" Not measured yet: {', '.join(missing)}." if missing else ""
     return "\n".join([*lines, "", said + gaps]) + "\n"

@@ -1,20 +1,19 @@
 #!/bin/sh
-# Make .venv with what the studio and its tests need. Called again with nothing changed, it does nothing.
+# Make an environment with the packages of requirements files; by default .venv, with what the studio and its tests need.
+# Usage: tools/venv.sh [FOLDER FILE...]. Called again with nothing changed, it does nothing.
 # PYTHON names the interpreter (default python3); pip is used as the machine has it configured.
 set -eu
 cd "$(dirname "$0")/.."
 
+[ $# -gt 0 ] || set -- .venv requirements.txt requirements-dev.txt
 python=${PYTHON:-python3}
-venv=.venv
+venv=$1
+shift
 stamp=$venv/.requirements # a copy of what was installed; written last, so a broken install is done again
 
 die() {
     echo "venv: $*" >&2
     exit 1
-}
-
-requirements() {
-    cat requirements.txt requirements-dev.txt
 }
 
 works() { # false too when the interpreter it was made from has gone, or when it was left half made
@@ -32,12 +31,13 @@ create() {
     "$python" -m venv --clear "$venv"
 }
 
-if requirements | cmp -s - "$stamp" && works; then
+if cat "$@" | cmp -s - "$stamp" && works; then
     exit 0
 fi
 rm -f "$stamp"
 works || create
-echo "venv: installing requirements.txt and requirements-dev.txt (minutes, the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt ||
+echo "venv: installing $* (minutes, the first time)"
+# shellcheck disable=SC2046 # one word for each file and each -r
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check $(printf ' -r %s' "$@") ||
     die "pip could not install the requirements (its own message is above). If pip itself is too old: $venv/bin/python -m pip install --upgrade pip"
-requirements >"$stamp"
+cat "$@" >"$stamp"

@@ -316,7 +316,7 @@ Nothing was tuned on these questions, except what [the card](../../assets/text/R
 ANALOGIES = """## Visual analogies: LoRWeB beside single LoRAs
 
 {seconds} s of training for each, PSNR in dB / right-transform accuracy, mean over seeds ± half their distance; from
-`assets/vision/results.json`. Sizes, the long runs and what is not known: [evidence-vision.md](evidence-vision.md).
+`assets/vision/results.json`. Sizes, the long runs and what is not known: [Evidence on analogies](evidence-vision.md).
 
 {contenders}
 
