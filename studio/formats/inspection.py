@@ -80,16 +80,18 @@ def inspect(path: str | Path) -> Inspection:
         bundle = open_bundle(where.expanduser(), selected)
         module, evidence = detect(bundle)
         dialect = module.__name__.rpartition(".")[2]
-        adapter = read_bundle(bundle)
-        values = (
-            _read_values(adapter) if bundle.size <= _MAX_BYTES_READ else _Values(note="too large to read its values")
-        )
+        adapter, size = read_bundle(bundle), bundle.size
     except (LoomError, OSError) as error:
-        trouble = error if isinstance(error, LoomError) else MissingFile(f"{path} cannot be read", str(error))
-        stop = Finding("stop", str(trouble))
-        return Inspection(
-            str(path), "refused", dialect, evidence, findings=(stop,), bytes=_size(Path(path).expanduser())
-        )
+        return _refused(error, path, _size(Path(path).expanduser()), dialect, evidence)
+    return judge(adapter, path, size)
+
+
+def judge(adapter: Adapter, path: str | Path, size: int) -> Inspection:
+    """The verdict on an adapter that is open already, from `path`, whose weights are `size` bytes; never raises."""
+    try:
+        values = _read_values(adapter) if size <= _MAX_BYTES_READ else _Values(note="too large to read its values")
+    except (LoomError, OSError) as error:
+        return _refused(error, path, size, adapter.dialect, adapter.evidence)
     modules = adapter.modules.values()
     findings = (*adapter.findings, *_value_findings(values, len(adapter.modules)))
     return Inspection(
@@ -103,11 +105,18 @@ def inspect(path: str | Path) -> Inspection:
         scaling=_uniform(module.scaling for module in modules),
         modules=tuple(adapter.modules),
         dtype=", ".join(sorted({module.dtype for module in modules})),
-        bytes=bundle.size,
+        bytes=size,
         findings=findings,
         norm=values.norm,
         untrained=None if values.note else len(values.zero) == len(adapter.modules),
     )
+
+
+def _refused(
+    error: LoomError | OSError, path: str | Path, size: int | None, dialect: str | None, evidence: str | None
+) -> Inspection:
+    trouble = error if isinstance(error, LoomError) else MissingFile(f"{path} cannot be read", str(error))
+    return Inspection(str(path), "refused", dialect, evidence, findings=(Finding("stop", str(trouble)),), bytes=size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +11,8 @@ from pathlib import Path
 from studio.core.adapter import Adapter
 from studio.core.data import assets
 from studio.core.errors import BadRecipe, CannotMerge, MissingFile
-from studio.core.files import local_path, sha256
-from studio.formats import open_adapter
-from studio.formats.containers.bundle import split_selection
+from studio.core.files import local_path
+from studio.formats import Opened, open_once
 from studio.merging.stacks import Stack, stacks
 from studio.recipes.recipe import Recipe, Source
 
@@ -112,36 +110,24 @@ def _uploaded(name: str, uploads: Path | None) -> Path:
     return found
 
 
-def content_hash(adapter: Adapter, selected: str | None = None) -> str | None:
-    """SHA-256 of the weights file an adapter was read from; None for one that is only in memory.
+def open_source(source: Source, *, uploads: Path | None = None, is_local: bool = True) -> Opened:
+    """The adapter of a source, opened, hashed and ready to be judged; the only reading of a source's files.
 
-    One of several adapters in a file has the digest of the file's digest, a # and its name: its own, not the file's.
+    Raises `CannotMerge` if the file is not the one that the recipe pins.
     """
-    if adapter.path is None or not adapter.path.exists():
-        return None
-    from studio.formats.containers.bundle import locate
-
-    whole = sha256(adapter.path) if adapter.path.is_file() else sha256(locate(adapter.path).weights)
-    return whole if selected is None else member_digest(whole, selected)
-
-
-def member_digest(whole: str, selected: str) -> str:
-    """The digest of one of several adapters in a file, from the file's own."""
-    return hashlib.sha256(f"{whole}#{selected}".encode()).hexdigest()
-
-
-def open_source(source: Source, *, uploads: Path | None = None, is_local: bool = True) -> tuple[Adapter, str | None]:
-    """The adapter of a source and its content hash. Raises `CannotMerge` if the file is not the one the recipe pins."""
-    place = resolve(source, uploads=uploads, is_local=is_local)
-    adapter = open_adapter(place)
-    digest = content_hash(adapter, split_selection(place)[1])
-    if source.sha256 and digest != source.sha256:
+    opened = open_once(resolve(source, uploads=uploads, is_local=is_local))
+    if source.sha256 and opened.sha256 != source.sha256:
         raise CannotMerge(
             f"{source.title} is not the file the recipe was made with",
-            f"its SHA-256 is {digest or 'unknown'}, the recipe says {source.sha256}",
+            f"its SHA-256 is {opened.sha256}, the recipe says {source.sha256}",
             "find the old file, or remove sha256 from the recipe to use this one",
         )
-    return (replace(adapter, name=source.name) if source.name else adapter), digest
+    return opened
+
+
+def named(adapter: Adapter, source: Source) -> Adapter:
+    """The adapter under the source's name, where it has one."""
+    return adapter.renamed(source.name) if source.name else adapter
 
 
 def pinned(source: Source, adapter: Adapter, digest: str | None) -> Source:
@@ -156,8 +142,9 @@ def pinned(source: Source, adapter: Adapter, digest: str | None) -> Source:
 
 def open_sources(recipe: Recipe) -> Sources:
     """All adapters of a recipe, opened and told apart by name."""
-    opened = [open_source(source) for source in recipe.sources]
-    return Sources(renamed_apart([adapter for adapter, _ in opened]), hashes=tuple(digest for _, digest in opened))
+    found = [open_source(source) for source in recipe.sources]
+    adapters = [named(opened.adapter, source) for opened, source in zip(found, recipe.sources, strict=True)]
+    return Sources(renamed_apart(adapters), hashes=tuple(opened.sha256 for opened in found))
 
 
 def renamed_apart(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:

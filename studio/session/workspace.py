@@ -18,10 +18,9 @@ import numpy as np
 from studio.composing.compose import Composition, compose
 from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe, Cancelled, LoomError, MissingFile
-from studio.formats import Inspection, inspect
-from studio.formats.containers.bundle import split_selection
 from studio.recipes.recipe import Recipe, Source
-from studio.recipes.sources import Sources, open_source, pinned, renamed_apart, resolve
+from studio.recipes.sources import Sources, pinned, renamed_apart
+from studio.session.library import Entry, Library
 from studio.units.pool import Scope, layer_of, natural
 from studio.units.table import Units, units_of
 
@@ -29,16 +28,6 @@ MAX_SOURCES = 16  # sliders on the page; the command line takes any number
 _KEPT_STEPS = 200
 Made = TypeVar("Made")
 Factors = np.ndarray[Any, np.dtype[np.float32]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """An adapter in the library: where it came from, what it is, the hash of its weights, and the verdict on it."""
-
-    source: Source
-    adapter: Adapter
-    sha256: str | None
-    verdict: Inspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +80,7 @@ class Workspace:
         self.lock = threading.RLock()
         self._reading, self._composing = threading.Lock(), threading.Lock()
         self._edits = 0  # of the recipe; `version` counts changes of the view too
-        self._opened: dict[str, Entry] = {}
+        self.library = Library(self.folder, is_local=self.is_local)
         self._kept: dict[str, tuple[Any, Any]] = {}
         self._exports: tempfile.TemporaryDirectory[str] | None = None
 
@@ -113,8 +102,8 @@ class Workspace:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The library, in the recipe's order, every adapter under a name of its own."""
-        found = [self._opened[_key(source)] for source in self.recipe.sources]
-        adapters = renamed_apart([e.adapter for e in found])
+        found = self.library.entries(self.recipe.sources)
+        adapters = renamed_apart([entry.adapter for entry in found])
         return tuple(replace(entry, adapter=adapter) for entry, adapter in zip(found, adapters, strict=True))
 
     @property
@@ -176,8 +165,7 @@ class Workspace:
 
     def module_names(self) -> list[str]:
         """All modules of the library, in natural order."""
-        found = {name for source in self.recipe.sources for name in self._opened[_key(source)].adapter.modules}
-        return sorted(found, key=natural)
+        return sorted({name for entry in self.entries for name in entry.adapter.modules}, key=natural)
 
     def layers(self) -> list[str]:
         """All layers of the library, in natural order."""
@@ -212,7 +200,7 @@ class Workspace:
 
     def add(self, source: Source) -> Entry:
         """Open an adapter and add it. Raises `LoomError` for what cannot be opened or is there already."""
-        entry = self._open(source)  # not under the lock: a download must not hold up the page
+        entry = self.library.open(source)  # not under the lock: a download must not hold up the page
         with self.lock:
             if len(self.recipe.sources) >= MAX_SOURCES:
                 raise LoomError(f"The page holds {MAX_SOURCES} adapters", next="remove one, or use the command line")
@@ -237,23 +225,21 @@ class Workspace:
 
     def load(self, recipe: Recipe, label: str) -> None:
         """Open every source of a recipe and put it in the workspace whole, or leave the workspace as it was."""
+        if len(recipe.sources) > MAX_SOURCES:
+            raise LoomError(f"The recipe has {len(recipe.sources)} sources", f"the page holds {MAX_SOURCES}")
+        sources = [self._here(source).model_dump() for source in recipe.sources]  # as in `add`, not under the lock
         with self.lock:
-            if len(recipe.sources) > MAX_SOURCES:
-                raise LoomError(f"The recipe has {len(recipe.sources)} sources", f"the page holds {MAX_SOURCES}")
-            known = {e.sha256: e.source for e in self._opened.values() if e.sha256}
-            sources = []
-            for source in recipe.sources:
-                here = known.get(source.sha256) if source.sha256 else None
-                place = {"path": here.path, "hub": here.hub, "revision": here.revision} if here else {}
-                try:
-                    sources.append(self._open(source.model_copy(update=place)).source.model_dump())
-                except MissingFile as error:
-                    raise MissingFile(
-                        f"The recipe needs {source.title}",
-                        error.what,
-                        "Add it to the library, then open the recipe again",
-                    ) from error
             self._set(label, recipe.changed(sources=sources))
+
+    def _here(self, source: Source) -> Source:
+        """A recipe's source, opened from where its content is known to lie, or from where the recipe says."""
+        known = self.library.with_content(source.sha256) if source.sha256 else None
+        place = {"path": known.path, "hub": known.hub, "revision": known.revision} if known else {}
+        try:
+            return self.library.open(source.model_copy(update=place)).source
+        except MissingFile as error:
+            what, next_step = f"The recipe needs {source.title}", "Add it to the library, then open the recipe again"
+            raise MissingFile(what, error.what, next_step) from error
 
     def move(self, by: int) -> None:
         """Undo or redo."""
@@ -357,18 +343,6 @@ class Workspace:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _open(self, source: Source) -> Entry:
-        key = _key(source)
-        if key not in self._opened:
-            adapter, digest = open_source(source, uploads=self.folder, is_local=self.is_local)
-            place: str | Path = adapter.path or ""
-            if source.path and split_selection(where := resolve(source, uploads=self.folder))[1]:
-                place = where  # one of several adapters in a file
-            verdict = inspect(place)
-            judged = replace(adapter, findings=verdict.findings)
-            self._opened[key] = Entry(source, judged, digest, verdict)
-        return replace(self._opened[key], source=source)
-
     def _set(self, label: str, recipe: Recipe) -> Recipe:
         self.history = self.history.then(label, recipe)
         self._touched()
@@ -391,11 +365,6 @@ class Workspace:
 def _contents(entries: Sequence[Entry]) -> tuple[tuple[str, str | None, int], ...]:
     """What tells two libraries apart; the workspace holds every entry it opened, so no identity comes twice."""
     return tuple((entry.adapter.name, entry.sha256, id(entry.adapter.modules)) for entry in entries)
-
-
-def _key(source: Source) -> str:
-    """What makes two sources the same file under the same name."""
-    return "\n".join(str(part) for part in (source.path, source.hub, source.revision, source.name, source.sha256))
 
 
 def _tidy(source: Mapping[str, Any]) -> dict[str, Any]:

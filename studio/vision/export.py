@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from studio.composing.compose import Composition, compose
 from studio.core.files import sha256
 from studio.formats.containers.lorweb_file import PREFIX, find_lorweb
+from studio.formats.opening import member_digest
 from studio.recipes.recipe import Recipe, Source
-from studio.recipes.sources import Sources, member_digest
+from studio.recipes.sources import Sources
 from studio.vision.lorweb import Lorweb
 from studio.vision.pipeline import EMBEDDED
 

@@ -9,7 +9,7 @@ from html import escape
 from studio.composing.report import ModuleReport, Report
 from studio.core.adapter import Finding
 from studio.formats import Inspection
-from studio.session.workspace import Entry
+from studio.session.library import Entry
 from studio.ui.shell.plots import PALETTE
 from studio.units.pool import module_type_of
 

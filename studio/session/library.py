@@ -1,0 +1,84 @@
+"""The adapters that a visitor has opened: each is opened, hashed and judged once, however many ask at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from studio.core.adapter import Adapter
+from studio.formats import Inspection
+from studio.recipes.recipe import Source
+from studio.recipes.sources import named, open_source
+
+_Place = tuple[str | None, str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """An adapter in the library: where it came from, what it is, the hash of its weights, and the verdict on it."""
+
+    source: Source
+    adapter: Adapter
+    sha256: str
+    verdict: Inspection
+
+
+class Library:
+    """Opened adapters by place. Safe to call from several threads.
+
+    `_lock` guards the two dictionaries and is never held while a file is read; a lock for each place makes those who
+    open the same one wait for the first.
+    """
+
+    def __init__(self, uploads: Path, *, is_local: bool) -> None:
+        self._uploads, self._is_local = uploads, is_local
+        self._lock = threading.Lock()
+        self._opening: dict[_Place, threading.Lock] = {}
+        self._entries: dict[_Place, tuple[Entry, ...]] = {}  # several where a file changed under a recipe's pin
+
+    def open(self, source: Source) -> Entry:
+        """The entry of a source, opened now if it is not open yet; raises `LoomError` as `open_source` does."""
+        with self._lock:
+            opening = self._opening.setdefault(_place(source), threading.Lock())
+        with opening:
+            entry = self._find(source) or self._open(source)
+        return _as_named(entry, source)
+
+    def entries(self, sources: Sequence[Source]) -> tuple[Entry, ...]:
+        """The entries of sources that are open; raises `KeyError` for one that never was."""
+        found = [(source, self._find(source)) for source in sources]
+        missing = [source.title for source, entry in found if entry is None]
+        if missing:
+            raise KeyError(*missing)
+        return tuple(_as_named(entry, source) for source, entry in found if entry is not None)
+
+    def with_content(self, sha256: str) -> Source | None:
+        """Where an adapter of this content was opened, if one was."""
+        with self._lock:
+            every = [entry for entries in self._entries.values() for entry in entries]
+        return next((entry.source for entry in every if entry.sha256 == sha256), None)
+
+    def _find(self, source: Source) -> Entry | None:
+        with self._lock:
+            entries = self._entries.get(_place(source), ())
+        return next((entry for entry in entries if source.sha256 in (None, entry.sha256)), None)
+
+    def _open(self, source: Source) -> Entry:
+        opened = open_source(source, uploads=self._uploads, is_local=self._is_local)
+        verdict = opened.verdict
+        entry = Entry(source, replace(opened.adapter, findings=verdict.findings), opened.sha256, verdict)
+        with self._lock:
+            self._entries[_place(source)] = (*self._entries.get(_place(source), ()), entry)
+        return entry
+
+
+def _place(source: Source) -> _Place:
+    """What says where a source lies; its name and its pin do not."""
+    return source.path, source.hub, source.revision
+
+
+def _as_named(entry: Entry, source: Source) -> Entry:
+    """The entry for this source, whose name and weights may be others than when it was opened."""
+    return replace(entry, source=source, adapter=named(entry.adapter, source))
