@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 
 from studio.core.adapter import Adapter, LoraModule
 from studio.core.linalg import Pair
-from studio.merging import method_by_id
+from studio.merging import method_by_id, methods
 from studio.merging.lego import cluster, pool_of
 
 Dense = np.ndarray[Any, np.dtype[np.float64]]
@@ -391,9 +391,4 @@ def engine_labels(
     return cluster(pool, k, feature=feature, restarts=restarts, seed=stream.seed)[0].numpy()
 
 
-REFERENCES: Mapping[str, Callable[..., Dense]] = {
-    reference.__name__: reference
-    for reference in (
-        cat, svd, ties, dare, slerp, knots, core, tsv, della, breadcrumbs, prune, lego, iso, linear,
-    )
-}  # fmt: skip
+REFERENCES: Mapping[str, Callable[..., Dense]] = {id: globals()[id] for id in methods() if id in globals()}

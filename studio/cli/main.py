@@ -184,6 +184,7 @@ def _method_json(found: Method) -> dict[str, Any]:
         "space": found.space,
         "default_weight": found.default_weight,
         "max_sources": found.max_sources,
+        "signed": found.signed,
         "laws": {name: getattr(found.laws, name) for name in ("identity", "order", "exact", "gauge", "homogeneous")},
         "knobs": [_knob_json(knob) for knob in found.knobs.values()],
     }

@@ -50,6 +50,7 @@ def compose(
         sources = open_sources(recipe)
     started = time.perf_counter()
     warnings = preflight.check(_active(recipe, sources.adapters), recipe.chosen, other_bases=recipe.other_bases)
+    preflight.check_signs(recipe.chosen, recipe.sources, recipe.weights, sources.adapters)
     warnings += preflight.unmatched(recipe.sources, sources.adapters)
     work = _Work(recipe, sources, on_step, stop)
     for batch in sources.stacks(dense=recipe.chosen.space == "delta"):

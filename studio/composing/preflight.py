@@ -40,6 +40,18 @@ def check(adapters: Sequence[Adapter], method: Method, *, other_bases: bool = Fa
     return tuple(dict.fromkeys(warnings))
 
 
+def check_signs(
+    method: Method, sources: Sequence[Source], weights: Sequence[float], adapters: Sequence[Adapter]
+) -> None:
+    """Raise `CannotMerge` where a module has a negative weight and the method takes none; one weight a source."""
+    for source, weight, adapter in () if method.signed else zip(sources, weights, adapters, strict=True):
+        lowest = min((source.weight_for(module, weight) for module in adapter.modules), default=0.0)
+        if lowest < 0:
+            raise CannotMerge(
+                f"{method.id} takes no negative weights", f"that of {adapter.name} is {lowest:g}", "use cat or svd"
+            )
+
+
 def loudness(names: Sequence[str], norms: Sequence[float]) -> tuple[str, ...]:
     """A warning where one source is far stronger than another, and for those that change nothing."""
     present = [(norm, name) for norm, name in zip(norms, names, strict=True) if norm > 0]

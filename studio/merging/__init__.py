@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from typing import Final
 
 from studio.core.errors import BadRecipe
-from studio.merging.cat import cat
-from studio.merging.dare import dare
-from studio.merging.della import della
-from studio.merging.knots import core, knots
-from studio.merging.lego import lego
-from studio.merging.linear import linear
-from studio.merging.prune import breadcrumbs, prune
+from studio.core.registry import records
 from studio.merging.registry import Draw, Help, Knob, Laws, Merged, Method, Range, Value
-from studio.merging.slerp import slerp
-from studio.merging.spectral import iso, tsv
-from studio.merging.svd import svd
-from studio.merging.ties import ties
 
 __all__ = ["Draw", "Help", "Knob", "Laws", "Merged", "Method", "Range", "Value", "method_by_id", "methods"]
 
-_METHODS = MappingProxyType(
-    {
-        found.id: found
-        for found in (
-            cat,
-            svd,
-            ties,
-            dare,
-            slerp,
-            knots,
-            core,
-            tsv,
-            della,
-            breadcrumbs,
-            prune,
-            lego,
-            iso,
-            linear,
-        )
-    }
+_PLACES: Final = (
+    "cat",
+    "svd",
+    "ties",
+    "dare",
+    "slerp",
+    "knots",
+    "knots:core",
+    "spectral:tsv",
+    "della",
+    "prune:breadcrumbs",
+    "prune",
+    "lego",
+    "spectral:iso",
+    "linear",
 )
+"""Where each is declared: a file of this package, and the function's name where it is another."""
+_METHODS: Final = records(__name__, _PLACES, Method)
 
 
 def methods() -> Mapping[str, Method]:

@@ -130,7 +130,8 @@ class Method:
 
     `run(pairs, weights, **knobs) -> Merged` merges one module or a batch of equal shape: `pairs` are the sources
     that adapt it, scaling inside; `weights` (..., N), none zero. A method that `draws` also takes `draw`.
-    `space` tells its cost: "factors" never builds a dense delta, "delta" builds one module at a time.
+    `space` tells its cost: "factors" never builds a dense delta, "delta" builds one module at a time. A method that is
+    not `signed` takes no negative weights: they are refused before it runs, and its sliders begin at 0.
     """
 
     id: str
@@ -145,6 +146,7 @@ class Method:
     max_sources: int | None = None
     tier: Literal["first", "second", "experimental", "legacy"] = "second"
     draws: bool = False
+    signed: bool = True
 
     def weight(self, count: int) -> float:
         """The weight each of `count` sources starts with."""

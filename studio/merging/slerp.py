@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studio.core.errors import CannotMerge
 from studio.core.late import torch
 from studio.core.linalg import inner
 from studio.merging.cat import weighted
@@ -24,6 +23,7 @@ _PARALLEL = 0.9995  # beyond this cosine the arc and the chord are one, and its 
     source="Shoemake 1985; angle by traces, so the result is an exact cat",
     laws=Laws(),
     max_sources=2,
+    signed=False,  # a position on the arc lies between the two
 )
 def slerp(pairs: Sequence[Pair], weights: Tensor) -> Merged:
     """Goes from one adapter to the other along the arc between them, so that the norm does not sag half way.
@@ -31,10 +31,6 @@ def slerp(pairs: Sequence[Pair], weights: Tensor) -> Merged:
     The weights' shares set the position, t = w_2 / (w_1 + w_2), and their sum scales the result. A module that one
     of the two lacks, or where they are parallel or opposite, is interpolated straight.
     """
-    if bool((weights < 0).any()):
-        raise CannotMerge(
-            "SLERP takes no negative weights", "a position on the arc lies between the two adapters", "use cat or svd"
-        )
     if len(pairs) == 1:
         return Merged(weighted(pairs, weights))
     first, second = (pair.double() for pair in pairs)

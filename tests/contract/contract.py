@@ -11,6 +11,10 @@ from studio import merge, methods
 from studio.core.adapter import Adapter
 
 IDS = tuple(methods())
+SIGNED = tuple(id for id, method in methods().items() if method.signed)
+UNSIGNED = tuple(id for id in IDS if id not in SIGNED)
+FEW = tuple(id for id, method in methods().items() if method.max_sources)
+"""The methods that take only so many sources."""
 WEIGHTS = (0.9, 0.4, 0.7)
 
 

@@ -14,11 +14,10 @@ from studio.core.errors import BadRecipe, CannotMerge
 from studio.recipes.recipe import parse
 from studio.recipes.sources import Sources
 from tests.contract.conftest import adapter
-from tests.contract.contract import IDS, WEIGHTS, distance, factors, run, sources_for
+from tests.contract.contract import FEW, IDS, SIGNED, UNSIGNED, WEIGHTS, distance, factors, run, sources_for
 from tests.references import expected
 
 TOLERANCE = 1e-5
-SIGNED = [id for id in IDS if id != "slerp"]
 # Knobs away from their defaults, so that each branch of a method meets its reference.
 VARIANTS: list[tuple[str, dict[str, object]]] = [
     *((id, {}) for id in IDS),
@@ -88,14 +87,30 @@ def test_a_negative_weight_subtracts(equal: list[Adapter], id: str) -> None:
     assert distance(merge(equal[:1], id, [-1.0]), merge(equal[:1], id, [1.0]), -1) <= TOLERANCE
 
 
-def test_slerp_refuses_a_negative_weight_by_name(equal: list[Adapter]) -> None:
-    with pytest.raises(CannotMerge, match=r"(?i)SLERP takes no negative weights"):
-        merge(equal[:2], "slerp", [1.0, -0.5])
+@pytest.mark.parametrize("id", UNSIGNED)
+def test_a_method_without_negative_weights_refuses_one_by_name(equal: list[Adapter], id: str) -> None:
+    with pytest.raises(CannotMerge, match=rf"(?i)^{id} takes no negative weights\. that of two is -0\.5"):
+        merge(equal[:2], id, [1.0, -0.5])
 
 
-def test_slerp_refuses_a_third_source(equal: list[Adapter]) -> None:
-    with pytest.raises(CannotMerge, match=r"(?i)slerp takes at most 2 adapters, not 3"):
-        merge(equal, "slerp")
+@pytest.mark.parametrize("id", UNSIGNED)
+@pytest.mark.parametrize("own", [{"q": -0.5}, {"q": 0.5, "u*": -0.5}])
+def test_a_negative_weight_of_one_module_is_refused_too(equal: list[Adapter], id: str, own: dict[str, float]) -> None:
+    with pytest.raises(CannotMerge, match=r"(?i)takes no negative weights"):
+        merge_by_module(equal[:2], id, own)
+
+
+@pytest.mark.parametrize("id", UNSIGNED)
+def test_a_negative_weight_that_no_module_follows_is_no_trouble(equal: list[Adapter], id: str) -> None:
+    assert set(merge_by_module(equal[:2], id, {"q": 0.5, "u*": 0.5, "nowhere": -1.0}).modules) == {"q", "up"}
+
+
+@pytest.mark.parametrize("id", FEW)
+def test_one_source_too_many_is_refused_by_name(id: str) -> None:
+    most = methods()[id].max_sources or 0
+    adapters = [adapter(f"source {seed}", {"q": 2}, seed=seed) for seed in range(most + 1)]
+    with pytest.raises(CannotMerge, match=rf"(?i)^{id} takes at most {most} adapters, not {most + 1}\."):
+        merge(adapters, id)
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -151,6 +166,12 @@ def test_shapes_that_differ_are_refused(equal: list[Adapter], id: str) -> None:
     module = in_memory_module("up", np.ones((2, 5), np.float32), np.ones((30, 2), np.float32))
     with pytest.raises(CannotMerge, match=r"(?i)up is 30 x 9 in one and 30 x 5 in other"):
         merge([equal[0], replace(other, modules={**other.modules, "up": module})], id)
+
+
+def merge_by_module(adapters: list[Adapter], id: str, own: dict[str, float]) -> Adapter:
+    """A merge whose second source has weight -1, and these weights in the modules that are named."""
+    sources = [{"path": "one", "weight": 1.0}, {"path": "two", "weight": -1.0, "modules": own}]
+    return compose(parse({"method": id, "sources": sources}), Sources(tuple(adapters))).adapter
 
 
 def silent(source: Adapter) -> Adapter:

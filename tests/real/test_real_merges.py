@@ -59,20 +59,20 @@ GROUPS = {
     "gpt2-overlap": ("gpt2/skill-math", "gpt2/causal-attn-r8-ckpt7500", "gpt2/cls-attn-r8-lmhan"),
 }
 WEIGHTS = (0.8, -0.5, 1.2, 0.3, -0.1, 1.0, 0.6)
-WHOLE = ("cat", "slerp", "linear", "lego")
+WHOLE = ("cat", "slerp", "linear", "lego")  # their references are a few matrix products
 SAMPLED = "sd15-lokr"  # 350 modules of rank 64 and 256: three of them for every method
 
 
 def sources_of(root: Path, group: str, id: str) -> tuple[list[Adapter], list[float]]:
-    """The group's adapters and their weights; the first two at positive weights for slerp."""
+    """As many of the group's adapters as the method takes, and their weights, positive where it needs them so."""
     adapters = [open_adapter(root / "loras" / name) for name in GROUPS[group]]
     names = list(dict.fromkeys(name for adapter in adapters for name in adapter.modules))
     if id not in WHOLE or group == SAMPLED:
         names = list(dict.fromkeys((names[0], names[len(names) // 2], names[-1])))
     adapters = [adapter for source in adapters if (adapter := only(source, names)).modules]
-    if id == "slerp":
-        return adapters[:2], [0.8, 0.5]
-    return adapters, list(WEIGHTS[: len(adapters)])
+    adapters = adapters[: methods()[id].max_sources or len(adapters)]
+    weights = WEIGHTS[: len(adapters)]
+    return adapters, [*weights] if methods()[id].signed else [abs(weight) for weight in weights]
 
 
 def only(adapter: Adapter, names: Sequence[str]) -> Adapter:

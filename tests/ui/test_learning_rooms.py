@@ -21,6 +21,7 @@ from studio.ui.judge import table
 from studio.ui.judge.page import ScoringPanel
 from studio.ui.shell import task_choices
 from studio.ui.shell.page import Page
+from tests.contract.contract import UNSIGNED
 
 QUICK = {
     "shape": "free",
@@ -213,13 +214,13 @@ def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> Non
 
 
 def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
-    sweep = (["slerp", "cat"], "1,-1", "1", "0", "", "")
+    sweep = ([UNSIGNED[0], "cat"], "1,-1", "1", "0", "", "")
     given = (["math", "shout"], ["math:test"], 2, "math=math:kept", False)
     whole(scoring(page).on_judge(token, *given, *sweep))
     run = scoring(page).jobs.get(token)
     assert run
     refused = [row for row in run.rows if row.refused]
-    assert [row.entry.recipe.method for row in refused if row.entry.recipe] == ["slerp"]
+    assert [row.entry.recipe.method for row in refused if row.entry.recipe] == [UNSIGNED[0]]
     assert run.rows[-1].entry.recipe
     assert run.rows[-1].entry.recipe.method == "cat"
     assert set(run.rows[-1].cells) == {"math:test", "math:kept", "shout:test"}

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
 
 from studio.core.errors import LoomError
+from studio.merging import methods
 from studio.merging.lego import cluster, pool_of
 from studio.merging.registry import Draw
 from studio.recipes.uploads import receive
@@ -25,6 +26,7 @@ from studio.ui.compose.units import clusters_of
 from studio.ui.shell.launch import keep_token_private
 from studio.ui.shell.page import Page, build
 from studio.ui.shell.panel import LatestJob, as_message
+from tests.contract.contract import UNSIGNED
 from tests.fixtures import peft_folder
 
 
@@ -93,11 +95,24 @@ def test_a_method_brings_its_own_knobs(page: Page, token: str) -> None:
 
 
 def test_a_refused_merge_is_a_message_and_the_page_goes_on(page: Page, token: str) -> None:
-    page.mixer.on_method(token, "slerp")
+    page.mixer.on_method(token, UNSIGNED[0])
     page.mixer.on_weight(0, token, -1.0)
     assert "negative" in str(last(page.mixer.on_version(token))[page.mixer.report])
     page.mixer.on_weight(0, token, 1.0)
     assert "Kept energy" in str(last(page.mixer.on_version(token))[page.mixer.report])
+
+
+@pytest.mark.parametrize("id", methods())
+def test_a_weight_slider_goes_as_far_as_its_method_allows(page: Page, token: str, id: str) -> None:
+    lowest = -1 if methods()[id].signed else 0
+    page.mixer.on_method(token, id)
+    slider, workspace = page.mixer.weights[0], page.shared.workspace(token)
+    assert page.mixer.controls(workspace)[slider]["minimum"] == 2 * lowest
+    *weights, scale = page.mixer.on_wide(token, True)
+    assert {update["minimum"] for update in weights} == {15 * lowest}
+    assert scale["minimum"] == -15
+    page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, -9.0, True)
+    assert workspace.recipe.sources[0].weight == 9 * lowest
 
 
 def test_errors_say_what_why_and_what_next(page: Page, token: str, tmp_path: Path) -> None:

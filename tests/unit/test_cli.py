@@ -19,6 +19,7 @@ from studio.composing.report import ModuleReport, Report, SourceReport
 from studio.formats import open_adapter
 from studio.merging import methods
 from studio.recipes.recipe import load
+from tests.contract.contract import FEW, UNSIGNED
 from tests.fixtures import TINY, peft_folder
 
 INSPECTION = {
@@ -111,8 +112,8 @@ def test_methods_are_listed_without_torch() -> None:
         (["a", "b", "--method", "ties", "--k", "4"], "ties has no knob 'k'"),
         (["a", "b", "--method", "svd", "--rank", "2.5"], "whole number"),
         (["a", "b", "--method", "lego", "--set", "form=sideways"], "raw, canonical"),
-        (["a", "b", "--method", "slerp", "--weights=-1,1"], "no negative weights"),
-        (["a", "b", "a", "--method", "slerp"], "at most 2"),
+        (["a", "b", "--method", UNSIGNED[0], "--weights=-1,1"], "no negative weights"),
+        (["a", "b", "a", "--method", FEW[0]], "at most 2"),
         (["a", "b", "--method", "average"], "invalid choice: 'average'"),
         (["a", "b", "--weights", "0,0"], "every weight is zero"),
         (["a", "b", "--extras", "c"], "no source has that name"),

@@ -19,8 +19,10 @@ RECIPES = DOCS / "reference" / "recipes.md"
 @pytest.mark.parametrize("id", methods())
 def test_every_method_has_its_section(id: str) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert f"(`{id}`)" in page
-    assert page.count(section(methods()[id])) == 1
+    wanted = f"docs/reference/methods.md has no section `## … (`{id}`)` with the marks <!-- {id} --> and <!-- /{id} -->"
+    assert f"(`{id}`)\n" in page, wanted
+    assert f"<!-- {id} -->\n" in page, wanted
+    assert page.count(section(methods()[id])) == 1, "run `python -m tools.document`"
 
 
 def test_the_examples_are_recipes() -> None:

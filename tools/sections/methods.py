@@ -19,6 +19,7 @@ def section(method: Method) -> str:
     space = _SPACES[method.space]
     weight = "1/N" if method.default_weight == "mean" else "1"
     most = f" At most {method.max_sources} adapters." if method.max_sources else ""
+    most += "" if method.signed else " No negative weights."
     lines = [
         f"{method.summary}",
         "",

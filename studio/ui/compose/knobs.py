@@ -18,12 +18,16 @@ def weight_slider(index: int) -> gr.Slider:
     )
 
 
-def weight_update(name: str, value: float, *, is_by_module: bool = False) -> Any:
+def weight_range(limit: float, *, signed: bool) -> dict[str, float]:
+    """How far a slider goes: to both sides, or from 0 where the method takes no negative weights."""
+    return {"minimum": -limit if signed else 0.0, "maximum": limit}
+
+
+def weight_update(name: str, value: float, *, signed: bool, is_by_module: bool = False) -> Any:
     """The slider as an adapter's, wide enough for its weight; it rests where every module has a weight of its own."""
-    limit = WIDE if abs(value) > NARROW else NARROW
+    bounds = weight_range(WIDE if abs(value) > NARROW else NARROW, signed=signed or value < 0)
     label = f"{name}: mean, set by module" if is_by_module else name
-    bounds = {"minimum": -limit, "maximum": limit, "interactive": not is_by_module}
-    return gr.update(visible=True, label=label, value=round(value, 4), **bounds)
+    return gr.update(visible=True, label=label, value=round(value, 4), interactive=not is_by_module, **bounds)
 
 
 def knob_control(method: Method, knob: Knob) -> gr.components.Component:

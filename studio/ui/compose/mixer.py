@@ -12,7 +12,15 @@ from studio.composing.report import Report
 from studio.core.errors import Cancelled, LoomError
 from studio.merging import Method, method_by_id, methods
 from studio.session.workspace import MAX_SOURCES, Workspace
-from studio.ui.compose.knobs import NARROW, WIDE, knob_control, knob_update, weight_slider, weight_update
+from studio.ui.compose.knobs import (
+    NARROW,
+    WIDE,
+    knob_control,
+    knob_update,
+    weight_range,
+    weight_slider,
+    weight_update,
+)
 from studio.ui.shell import markup
 from studio.ui.shell.fields import clamped
 from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, Job, Shared, shows_errors, shows_errors_while
@@ -122,7 +130,7 @@ class MixerPanel:
         for name, control in {"seed": self.seed, "other_bases": self.other_bases}.items():
             control.input(partial(self.on_field, name), [token, control], version, **EDIT)
         self.extras.input(self.on_extras, [token, self.extras], version, **EDIT)
-        self.wide.input(self.on_wide, [self.wide], [*self.weights, self.scale], **EDIT)
+        self.wide.input(self.on_wide, [token, self.wide], [*self.weights, self.scale], **EDIT)
         self.stop.click(self.on_stop, [token], [self.status, self.stop], **EDIT)
         shown = [self.report, self.modules, self.status, self.stop]
         version.change(
@@ -149,10 +157,11 @@ class MixerPanel:
         self, slider: gr.Slider, edit: Callable[[str, float], int], token: str, value: Any, is_wide: bool
     ) -> dict[Any, Any]:
         """A slider was dragged, or a number typed beside it: it widens for a far one, and shows what the recipe has."""
-        wanted = clamped(value, -WIDE, WIDE)
+        bounds = weight_range(WIDE, signed=slider is self.scale or self._signed(token))
+        wanted = clamped(value, bounds["minimum"], WIDE)
         updates: dict[Any, Any] = {self.shared.version: edit(token, wanted)}
         if abs(wanted) > (WIDE if is_wide else NARROW):
-            updates[slider] = gr.update(value=wanted, minimum=-WIDE, maximum=WIDE)
+            updates[slider] = gr.update(value=wanted, **bounds)
         elif wanted != value:
             updates[slider] = gr.update(value=wanted)
         return updates
@@ -190,10 +199,15 @@ class MixerPanel:
         workspace.edit("extras", extras=name or None)
         return workspace.version
 
-    def on_wide(self, is_wide: bool) -> list[Any]:
-        """Widen or narrow the sliders."""
+    @shows_errors
+    def on_wide(self, token: str, is_wide: bool) -> list[Any]:
+        """Widen or narrow the sliders: those of the weights, and λ's."""
         limit = WIDE if is_wide else NARROW
-        return [gr.update(minimum=-limit, maximum=limit)] * (MAX_SOURCES + 1)
+        weight, scale = (weight_range(limit, signed=signed) for signed in (self._signed(token), True))
+        return [*(gr.update(**weight) for _ in self.weights), gr.update(**scale)]
+
+    def _signed(self, token: str) -> bool:
+        return self.shared.workspace(token).recipe.chosen.signed
 
     @shows_errors
     def on_stop(self, token: str) -> dict[Any, Any]:
@@ -240,7 +254,8 @@ def _weight(workspace: Workspace, index: int) -> Any:
     """A source's slider, as the recipe has it."""
     adapter, source = workspace.adapters[index], workspace.recipe.sources[index]
     is_by_module = bool(source.modules) and source.modules.keys() >= adapter.modules.keys()
-    return weight_update(adapter.name, workspace.recipe.weights[index], is_by_module=is_by_module)
+    signed = workspace.recipe.chosen.signed
+    return weight_update(adapter.name, workspace.recipe.weights[index], signed=signed, is_by_module=is_by_module)
 
 
 def _edited(workspace: Workspace) -> int:
