@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -27,6 +26,7 @@ from training.text.adapters import Adapter, Table, train_skills, training_items
 from training.text.base import device
 from training.text.export import write_adapter
 from training.text.model import Shape, StackedLlama
+from training.weights import read_weights
 
 BASE = ROOT / "assets" / "text" / "base"
 NEEDED = (*sorted({part for pair in PAIRS for part in pair.split("+")}), *PAIRS)
@@ -35,7 +35,7 @@ NEEDED = (*sorted({part for pair in PAIRS for part in pair.split("+")}), *PAIRS)
 def shipped_base() -> StackedLlama:
     """The base of assets/text, float32."""
     model = StackedLlama(Shape())
-    model.load_state_dict({name: weight.float() for name, weight in load_file(BASE / "model.safetensors").items()})
+    model.load_state_dict(read_weights(BASE, device()))
     return model.to(device()).eval()
 
 

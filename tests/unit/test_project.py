@@ -115,5 +115,6 @@ def test_changelog_opens_with_the_version_of_the_project() -> None:
 
 def test_the_shipped_weights_stay_small() -> None:
     sizes = {path: path.stat().st_size for path in (ROOT / "assets").rglob("*") if path.is_file()}
-    assert sum(sizes.values()) < 56 << 20
-    assert max(sizes.values()) < 15 << 20
+    too_large = [str(path.relative_to(ROOT)) for path, size in sizes.items() if size >= 10 << 20]
+    assert not too_large  # a Space refuses them by plain push
+    assert sum(sizes.values()) < 90 << 20  # a wheel holds 100

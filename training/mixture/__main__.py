@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from studio.mixture.encoders import fresh_weights
 from studio.mixture.model import ADAPTERS, BASE, ENCODERS
 from training.mixture.stages import STAGE, STAGES, TOY, Plan, Training
-from training.vision.files import read_json, to_half, write_json, write_weights
+from training.vision.files import read_json, write_json
+from training.weights import to_half, write_weights
 
 _LORA = "lora/"
 

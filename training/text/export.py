@@ -16,6 +16,7 @@ from torch import Tensor
 from training.text.adapters import ALPHA, RANK, Adapter
 from training.text.corpus import END
 from training.text.model import Shape
+from training.weights import write_weights
 
 BASE_ID = "lora-loom/text-base"
 
@@ -38,8 +39,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_base(folder: Path, weights: Mapping[str, Tensor], tokenizer: Tokenizer, shape: Shape) -> None:
     """A folder that `AutoModelForCausalLM` and `AutoTokenizer` open."""
-    half = {name: weight.detach().to("cpu", torch.float16).contiguous() for name, weight in weights.items()}
-    write(folder / "model.safetensors", save(half, metadata={"format": "pt"}))
+    write_weights(folder / "model.safetensors", weights)
     write_json(folder / "config.json", shape.config())
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     sampling = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 200}

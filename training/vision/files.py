@@ -1,4 +1,4 @@
-"""The written form: fp16 safetensors in the folders and under the names that diffusers and transformers read."""
+"""The written form: folders with the configs and names that diffusers and transformers read."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from training.vision.autoencoder import AutoencoderConfig
 from training.vision.transformer import TransformerConfig
-
-SHARD_BYTES = 14 * 2**20
-_WEIGHTS = "diffusion_pytorch_model"
-State = dict[str, Tensor]
+from training.weights import write_weights
 
 
 def write_json(path: Path, content: object) -> None:
@@ -48,55 +43,10 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def to_half(state: Mapping[str, Tensor]) -> State:
-    """float16 copies on the CPU."""
-    return {name: value.detach().half().cpu().contiguous() for name, value in state.items()}
-
-
-def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file in float16."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(to_half(state), part, metadata={"format": "pt"})
-    part.replace(path)
-
-
 def write_model(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
-    """Write config.json and the weights, in shards of at most `SHARD_BYTES`, as diffusers' save_pretrained does."""
+    """Write config.json and the weights, as diffusers' save_pretrained does."""
     write_json(folder / "config.json", config)
-    shards = _shards(to_half(state))
-    if len(shards) == 1:
-        write_weights(folder / f"{_WEIGHTS}.safetensors", shards[0])
-        return
-    names = [f"{_WEIGHTS}-{k + 1:05d}-of-{len(shards):05d}.safetensors" for k in range(len(shards))]
-    for name, shard in zip(names, shards, strict=True):
-        write_weights(folder / name, shard)
-    places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    total = sum(value.nbytes for shard in shards for value in shard.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    write_json(folder / f"{_WEIGHTS}.safetensors.index.json", index)
-
-
-def _shards(state: State) -> list[State]:
-    shards: list[State] = [{}]
-    size = 0
-    for name, value in state.items():
-        if size + value.nbytes > SHARD_BYTES and shards[-1]:
-            shards.append({})
-            size = 0
-        shards[-1][name] = value
-        size += value.nbytes
-    return shards
-
-
-def read_weights(folder: Path, device: torch.device) -> State:
-    """All tensors of a folder's safetensors files as float32."""
-    found: State = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= {name: value.float().to(device) for name, value in load_file(path).items()}
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no safetensors file; train that stage first")
-    return found
+    write_weights(folder / "diffusion_pytorch_model.safetensors", state)
 
 
 def autoencoder_config(config: Mapping[str, Any]) -> AutoencoderConfig:

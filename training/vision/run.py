@@ -39,6 +39,7 @@ from training.vision.stages import (
     train_contender,
     train_encoder,
 )
+from training.weights import read_weights, write_weights
 
 STAGES = ("autoencoder", "encoder", "base", "compare", "main", "single", "evaluate")
 SEEDS = (0, 1)
@@ -93,7 +94,7 @@ class Run:
         net, told, fitted = train_base(self.bank, self._latents, self.settings, self.device)
         files.write_model(self.out / "transformer", net.state_dict(), self.settings.transformer.to_diffusers())
         text, pooled = empty_prompt(told, self.device)
-        files.write_weights(self.out / "prompt.safetensors", {"text": text, "pooled": pooled})
+        write_weights(self.out / "prompt.safetensors", {"text": text, "pooled": pooled})
         files.write_pipeline_index(self.out)
         self._note("base", asdict(fitted))
         scores = {}
@@ -170,7 +171,7 @@ class Run:
         """The autoencoder as written."""
         config = files.read_json(self.out / "vae" / "config.json")
         net = Autoencoder(files.autoencoder_config(config)).to(self.device)
-        net.load_state_dict(files.read_weights(self.out / "vae", self.device))
+        net.load_state_dict(read_weights(self.out / "vae", self.device))
         return Codec(net.eval().requires_grad_(False), config["scaling_factor"], config["shift_factor"])
 
     @cached_property
@@ -183,13 +184,13 @@ class Run:
         return self._foundation(self.out / "training" / "encoder")
 
     def _foundation(self, encoder: Path) -> Foundation:
-        base = files.read_weights(self.out / "transformer", self.device)
-        return Foundation(base, files.read_weights(encoder, self.device), self.prompt)
+        base = read_weights(self.out / "transformer", self.device)
+        return Foundation(base, read_weights(encoder, self.device), self.prompt)
 
     @cached_property
     def prompt(self) -> Prompt:
         """The empty instruction as written."""
-        state = files.read_weights(self.out, self.device)
+        state = read_weights(self.out, self.device)
         return state["text"], state["pooled"]
 
     def _train(self, model: Routed, name: str, seconds: float, seed: int, restart: float = 1.0) -> Fitted:
@@ -278,13 +279,13 @@ class Run:
         """Write an ordinary LoRA's factors, (rank, in) and (out, rank) a layer."""
         factors = {name: (layer.down, layer.up * layer.scale) for name, layer in model.layers.items()}
         state = {f"{name}.{part}": t for name, two in factors.items() for part, t in zip(PARTS, two, strict=True)}
-        files.write_weights(self.out / SINGLE / "model.safetensors", state)
+        write_weights(self.out / SINGLE / "model.safetensors", state)
 
     @torch.no_grad()
     def _read_single(self) -> Routed:
         """The inverse of `_write_single`."""
         model = build(kinds(self.settings)["single-total"], self.foundation, self.settings, self.device)
-        state = files.read_weights(self.out / SINGLE, self.device)
+        state = read_weights(self.out / SINGLE, self.device)
         for name, layer in model.layers.items():
             down, up = (state[f"{name}.{part}"] for part in PARTS)
             layer.down.copy_(down)

@@ -22,13 +22,14 @@ from training.vision import files
 from training.vision.evaluate import SPLITS, draw_trials, measure
 from training.vision.run import PARTS, SINGLE, means
 from training.vision.shipped import CPU, ShippedPredictor
+from training.weights import read_weights
 
 _TRIAL_SEED = 7
 
 
 def read_single(folder: Path) -> Adapter:
     """The LoRA that a run left, whole."""
-    state = files.read_weights(folder / SINGLE, CPU)
+    state = read_weights(folder / SINGLE, CPU)
     names = {key.rpartition(".")[0] for key in state}
     modules = {}
     for name in sorted(names):

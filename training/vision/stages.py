@@ -14,10 +14,10 @@ from training.vision.autoencoder import Autoencoder
 from training.vision.basis import Routed, relation_encoder
 from training.vision.data import TRANSFORM_IDS, Bank, Codec, Latents, as_floats
 from training.vision.editor import TEXT_TOKENS, Editor, Instructions, Prompt, compile_parts, precision
-from training.vision.files import State
 from training.vision.fit import Fitted, Group, fit
 from training.vision.settings import Settings
 from training.vision.transformer import Transformer
+from training.weights import State
 
 # Autoencoder ----------------------------------------------------------------------------------------------------------
 
