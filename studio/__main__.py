@@ -1,4 +1,4 @@
-"""`python -m studio`: see `studio.cli.main`."""
+"""`python -m studio` does what `loom` does."""
 
 import sys
 

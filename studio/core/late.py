@@ -12,6 +12,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from studio.core.errors import NotAtHand
+
 __all__ = ["diffusers", "is_loaded", "peft", "torch", "transformers", "umap"]
 
 
@@ -24,11 +26,19 @@ class _Late:
 
     def __getattr__(self, attribute: str) -> Any:
         if self._module is None:
-            self._module = importlib.import_module(self._name)
+            self._module = _imported(self._name)
         return getattr(self._module, attribute)
 
     def __repr__(self) -> str:
         return f"<late module {self._name!r}>"
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        raise NotAtHand(f"The package {missing} is not installed", "this needs it", f"pip install {missing}") from error
 
 
 def is_loaded(name: str) -> bool:
