@@ -148,12 +148,29 @@ def test_trouble_in_a_process_of_its_own(tmp_path: Path, arguments: list[str]) -
 
 
 def test_a_defect_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "methods", lambda: 1 / 0)
-    monkeypatch.setattr(cli, "_merge_arguments", lambda merge: None)
+    monkeypatch.setattr("studio.cli.methods.methods", lambda: 1 / 0)
     monkeypatch.delenv("LOOM_DEBUG", raising=False)
     status, _, err = call(capsys, "methods")
     assert status == 1
     assert_one_line(err, "A defect in the studio", "LOOM_DEBUG")
+
+
+@pytest.mark.parametrize(
+    ("verb", "package"),
+    [
+        (["ui", "--port", "1"], "gradio"),
+        (["merge", "loom:math", "loom:shout", "--method", "svd", "-o", "out"], "torch"),
+    ],
+)
+def test_a_package_that_is_absent_is_named_where_it_is_needed(verb: list[str], package: str, tmp_path: Path) -> None:
+    blocked = (
+        f"import sys; sys.modules['{package}'] = None; from studio.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", blocked, *verb]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1
+    assert_one_line(done.stderr, f"The package {package} is not installed")
 
 
 def test_k_and_rank_are_the_knobs_of_that_name(
