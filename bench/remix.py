@@ -19,7 +19,6 @@ from bench.remix_text import rates_part, text_part
 from bench.remix_toy import ROUTERS, readings
 from studio.core.files import write_atomic
 from studio.routing.ess import bound_probability, collapse
-from studio.routing.router import Kind
 from studio.routing.toy import make_toy, run_toy
 
 TOY_SEEDS = range(3)
@@ -82,7 +81,7 @@ def readings_part(only: Sequence[str] = ()) -> None:
         print(reading, router, [round(run["loss"], 4) for run in runs], flush=True)
 
 
-def toy_run(kind: Kind, samples: int, frozen: bool, seed: int) -> dict[str, Any]:
+def toy_run(kind: str, samples: int, frozen: bool, seed: int) -> dict[str, Any]:
     """One run on the toy."""
     started = process_time()
     found = run_toy(make_toy(seed), kind, samples=samples, frozen=frozen, seed=seed).test

@@ -19,7 +19,7 @@ from studio.recipes.sources import embedded_paths
 from studio.routing.baselines import Table, oracle, try_subsets
 from studio.routing.items import skill_items
 from studio.routing.peft_routers import arrow, judge_library, xlora
-from studio.routing.router import Granularity, Kind
+from studio.routing.router import Granularity
 from studio.routing.text import Judged, Reads, Shape, TextWorld, fresh_router, judge, split_rows, text_world
 from studio.routing.train import Decide, Settings, Trained, train
 from studio.text.bases import open_base
@@ -44,7 +44,7 @@ class Plan:
     """A row of the table: a router that is trained, and the row in the sweep that gives its rate."""
 
     rate_of: str
-    kind: Kind = "remix"
+    kind: str = "remix"
     samples: int = 2
     steps: int = STEPS
     granularity: Granularity = "sequence"

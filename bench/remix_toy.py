@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from studio.routing.ess import effective_support
-from studio.routing.policy import best, log_policy, log_probability, sample
+from studio.routing.kinds import kind_by_id
+from studio.routing.policy import log_policy, log_probability, sample
 from studio.routing.rloo import surrogate
-from studio.routing.router import Kind
 from studio.routing.toy import CHOSEN, EXPERTS, RANK, WIDTH, make_toy
 
 SEEDS = 10
 STEPS, BATCH, RATE, TRAIN_ROWS = 3000, 128, 3e-3, 4096
-ROUTERS: Mapping[str, tuple[Kind, int]] = {
+ROUTERS: Mapping[str, tuple[str, int]] = {
     "dense softmax": ("softmax", 2),
     "top-k softmax": ("topk", 2),
     "ReMix M=2": ("remix", 2),
@@ -81,16 +81,13 @@ def _toy(reading: Reading, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def mixed(log_q: Tensor, kind: str, total: float) -> Tensor:
     """The weights (..., n) of inference."""
-    chosen = torch.zeros_like(log_q).scatter(-1, best(log_q, CHOSEN), 1.0)
-    if kind == "remix":
-        return chosen
-    kept = log_q if kind == "softmax" else log_q.masked_fill(chosen == 0, -torch.inf)
-    return (total if kind == "softmax" else CHOSEN) * kept.softmax(-1)
+    weights = kind_by_id(kind).weights(log_q, CHOSEN)
+    return weights * (total / CHOSEN) if kind == "softmax" else weights
 
 
 def loss_of(part: Batch, log_q: Tensor, kind: str, samples: int, total: float, g: torch.Generator) -> Tensor:
     """What is backpropagated: summed over the seeds, so that each has its own gradient."""
-    if kind != "remix":
+    if kind_by_id(kind).trained_by != "draws":
         return part.error(mixed(log_q, kind, total)).mean(-1).sum()
     every = log_q.expand(samples, *log_q.shape)
     chosen = sample(every, CHOSEN, g)

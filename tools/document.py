@@ -8,10 +8,12 @@ from types import MappingProxyType
 
 from studio.core.files import write_atomic
 from tools.marks import between, names
-from tools.sections import formats, methods
+from tools.sections import formats, methods, routers
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SECTIONS: Mapping[str, Callable[[], str]] = MappingProxyType({**formats.sections(), **methods.sections()})
+SECTIONS: Mapping[str, Callable[[], str]] = MappingProxyType(
+    {**formats.sections(), **methods.sections(), **routers.sections()}
+)
 
 
 def pages() -> list[Path]:

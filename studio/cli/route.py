@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.core.errors import BadRecipe, LoomError
 from studio.formats import save_adapter
+from studio.routing.kinds import kinds, trainable
 
 if TYPE_CHECKING:
     from studio.core.adapter import Adapter
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from studio.text.bases import TextBase
     from studio.text.decoding import Decoding
 
-KINDS = ("remix", "softmax", "topk")
-BESIDE = ("uniform", "oracle", "remix", "softmax", "topk", "arrow", "xlora")
+_BESIDE = f"judge these too: {', '.join(kinds())}, oracle, arrow, xlora"
 
 
 def add_route(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -44,14 +44,14 @@ def add_route(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--out-adapters", type=Path, metavar="FOLDER", help="train the adapters too, and write them here"
     )
     _router_arguments(route)
-    route.add_argument("--beside", default="", metavar="NAME,…", help=f"judge these too: {', '.join(BESIDE)}")
+    route.add_argument("--beside", default="", metavar="NAME,…", help=_BESIDE)
     route.add_argument("--seed", type=int, default=0)
     route.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     route.set_defaults(run=_route)
 
 
 def _router_arguments(route: argparse.ArgumentParser) -> None:
-    route.add_argument("--kind", choices=KINDS, default="remix")
+    route.add_argument("--kind", choices=tuple(trainable()), default="remix")
     route.add_argument("--k", type=int, default=1, help="adapters for each decision; default 1")
     route.add_argument("--omega", type=float, default=1.0, help="the weight of a chosen adapter; default 1")
     route.add_argument("--samples", type=int, default=4, help="M, selections drawn of each example; default 4")
@@ -100,13 +100,13 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse what could only fail, or do nothing, after minutes of training."""
     if (options.examples is None) == (options.router is None):
         raise BadRecipe("There is nothing to route by", "either --examples or --router is needed", "give one of them")
+    from studio.routing.comparison import require_baselines
+
     names = _beside_names(options)
     if names and not options.test:
         why = "--beside answers the items of --test, and there is no --test"
         raise BadRecipe(f"There is nothing to judge {', '.join(names)} on", why, "give --test SKILL,SKILL:test")
-    unknown = [name for name in names if name not in BESIDE]
-    if unknown:
-        raise BadRecipe(f"{unknown[0]!r} cannot stand beside a router", f"there are {', '.join(BESIDE)}")
+    require_baselines(names)
 
 
 def _beside_names(options: argparse.Namespace) -> list[str]:

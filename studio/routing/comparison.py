@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from studio.core.errors import BadRecipe, Cancelled, LoomError
 from studio.core.late import torch
 from studio.learning.fit import Stop
-from studio.routing.baselines import oracle
+from studio.routing.baselines import ORACLE_LIMIT, oracle
+from studio.routing.kinds import RouterKind, kinds
 from studio.routing.peft_routers import arrow, judge_library, xlora
-from studio.routing.router import Kind, Router
+from studio.routing.router import Router
 from studio.routing.text import Judged, Shape, TextWorld, judge, learn_router, split_rows
 from studio.routing.train import Settings
 
@@ -52,12 +54,6 @@ class Trial:
         return self.lesson
 
 
-def _uniform(trial: Trial) -> Judged:
-    even = replace(trial.router, kind="uniform", weight=torch.zeros_like(trial.router.weight))
-    found = judge(trial.test, even)
-    return replace(found, measures=replace(found.measures, found=None))  # it takes all, so it chooses none
-
-
 def _oracle(trial: Trial) -> Judged:
     return oracle(trial.test, trial.router.k, torch.arange(len(trial.test)), omega=trial.router.omega)
 
@@ -76,47 +72,77 @@ def _xlora(trial: Trial) -> Judged:
     return judge_library(trial.test, library, torch.arange(len(trial.test)), total=trial.total)
 
 
+def _of_kind(kind: RouterKind, trial: Trial) -> Judged:
+    """Another kind of router: trained on the same lesson, or as it is where it has nothing to learn."""
+    if kind.trained_by == "nothing":
+        blank = replace(trial.router, kind=kind.id, weight=torch.zeros_like(trial.router.weight))
+        found = judge(trial.test, blank)
+        return replace(found, measures=replace(found.measures, found=None))  # whatever is asked, so it chooses none
+    lesson = trial.learned
+    trained = learn_router(lesson.world, replace(lesson.shape, kind=kind.id), lesson.settings, stop=trial.stop)
+    return judge(trial.test, trained.router)
+
+
 @dataclass(frozen=True, slots=True)
-class _Trained:
-    """Another kind of router on the same lesson."""
+class Baseline:
+    """What can be judged beside a router, and how; `formula` and `trained` are for the docs' table."""
 
-    kind: Kind
+    id: str
+    title: str
+    formula: str
+    trained: str
+    judge: Callable[[Trial], Judged]
 
-    def __call__(self, trial: Trial) -> Judged:
-        lesson = trial.learned
-        found = learn_router(lesson.world, replace(lesson.shape, kind=self.kind), lesson.settings, stop=trial.stop)
-        return judge(trial.test, found.router)
 
-
-BESIDE: Final[Mapping[str, tuple[str, Callable[[Trial], Judged]]]] = MappingProxyType(
-    {
-        "uniform": ("all, evenly", _uniform),
-        "oracle": ("oracle", _oracle),
-        "remix": ("ReMix", _Trained("remix")),
-        "softmax": ("dense softmax", _Trained("softmax")),
-        "topk": ("top-k softmax", _Trained("topk")),
-        "arrow": ("Arrow (PEFT)", _arrow),
-        "xlora": ("X-LoRA (PEFT)", _xlora),
-    }
+_TRAINED: Final = MappingProxyType({"draws": "leave-one-out", "gradient": "ordinary gradient", "nothing": "nothing"})
+_KINDS: Final = tuple(
+    Baseline(kind.id, kind.title, kind.formula, _TRAINED[kind.trained_by], partial(_of_kind, kind))
+    for kind in kinds().values()
 )
-"""What can stand beside a router: a title, and what judges it."""
+_OTHERS: Final = (
+    Baseline(
+        "oracle",
+        "oracle",
+        f"ω for the best subset of each item, tried one by one; up to {ORACLE_LIMIT} subsets",
+        "it has seen the answer",
+        _oracle,
+    ),
+    Baseline(
+        "arrow",
+        "Arrow (PEFT)",
+        "by token and module, top-k softmax of |x · v_i|, v_i the top right singular vector",
+        "nothing",
+        _arrow,
+    ),
+    Baseline(
+        "xlora",
+        "X-LoRA (PEFT)",
+        "by token, a softmax classifier on the base's hidden states",
+        "ordinary gradient",
+        _xlora,
+    ),
+)
+BASELINES: Final = MappingProxyType({one.id: one for one in (*_KINDS, *_OTHERS)})
+"""What can be judged beside a router: every kind, and what is no kind of ours."""
 
 
 def beside(trial: Trial, names: Sequence[str]) -> Iterator[tuple[str, Judged | LoomError]]:
-    """The router itself, then these, each as it is done; one that cannot be is its reason.
-
-    Raises `BadRecipe` for a name that is none of `BESIDE`.
-    """
-    unknown = [name for name in names if name not in BESIDE]
-    if unknown:
-        raise BadRecipe(f"{unknown[0]!r} cannot stand beside a router", f"there are {', '.join(BESIDE)}")
+    """The router itself, then these, each as it is done; one that cannot be is its reason. Raises `BadRecipe` early."""
+    require_baselines(names)
     yield "router", judge(trial.test, trial.router)
     for name in names:
         if trial.stop and trial.stop():
             raise Cancelled("The comparison was stopped")
         try:
-            yield name, BESIDE[name][1](trial)
+            yield name, BASELINES[name].judge(trial)
         except Cancelled:
             raise
         except LoomError as error:
             yield name, error
+
+
+def require_baselines(names: Sequence[str]) -> None:
+    """Raise `BadRecipe` for a name that is none of `BASELINES`."""
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise BadRecipe(f"{unknown[0]!r} cannot stand beside a router", f"there are {', '.join(BASELINES)}")

@@ -20,12 +20,12 @@ from studio.core.errors import BadRecipe, Refused
 from studio.core.files import write_atomic
 from studio.core.late import torch
 from studio.core.tensors import open_safetensors
-from studio.routing.policy import best, log_policy
+from studio.routing.kinds import RouterKind, kind_by_id
+from studio.routing.policy import log_policy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["remix", "softmax", "topk", "uniform"]
 Granularity = Literal["sequence", "token"]
 
 BASE: Final = "(base)"
@@ -39,10 +39,10 @@ _MAX_NAMES: Final = 1024
 class Router:
     """n choices by name, and one row of scores for each in every group: `weight` (G, n, D), float32.
 
-    A shared router has one group; one for each layer has the layers' names as `groups`. `kind` says how scores become
-    mixing weights: `remix` gives `omega` to each of the k best; `softmax` shares k * omega among all, `topk` among the
-    k best (the way of MixLoRA), `uniform` evenly. So all give the same total. `reads` says what the features are,
-    `base` the model, as its user names both. Raises `BadRecipe` for numbers that do not fit together.
+    A shared router has one group; one for each layer has the layers' names as `groups`. `kind`, an id of
+    `studio.routing.kinds`, says how scores become mixing weights; whichever it is, they sum to k * omega. `reads` says
+    what the features are, `base` the model, as its user names both. Raises `BadRecipe` for a kind that is not known,
+    and for numbers that do not fit together.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Router:
     scale: Tensor
     k: int = 1
     omega: float = 1.0
-    kind: Kind = "remix"
+    kind: str = "remix"
     granularity: Granularity = "sequence"
     groups: tuple[str, ...] = ("all",)
     reads: str = "features"
@@ -65,11 +65,17 @@ class Router:
             raise BadRecipe(f"k is {self.k}", f"it lies between 1 and the number of choices, {count}")
         if not 0 < abs(self.omega) <= 100:
             raise BadRecipe(f"omega is {self.omega:g}", "it is a weight of at most 100, and not 0")
-        if self.kind not in get_args(Kind) or self.granularity not in get_args(Granularity):
-            raise BadRecipe(f"A router of kind {self.kind!r} by {self.granularity!r} is unknown")
+        kind_by_id(self.kind)
+        if self.granularity not in get_args(Granularity):
+            raise BadRecipe(f"A router cannot choose by {self.granularity!r}", "it chooses by sequence or by token")
         fits = (groups, n) == (len(self.groups), count) and self.center.shape == (groups, width)
         if not fits or self.scale.shape != (groups,):
             raise BadRecipe("The router's tensors do not fit together", f"its weight is {tuple(self.weight.shape)}")
+
+    @property
+    def rule(self) -> RouterKind:
+        """Its kind: how a policy becomes mixing weights."""
+        return kind_by_id(self.kind)
 
     @property
     def width(self) -> int:
@@ -88,15 +94,7 @@ class Router:
 
     def mix(self, log_q: Tensor) -> Tensor:
         """The mixing weights (..., n) of inference."""
-        total = self.k * self.omega
-        if self.kind == "remix":
-            return self.given(best(log_q, self.k))
-        if self.kind == "uniform":
-            return torch.full_like(log_q, total / len(self.names))
-        if self.kind == "topk":
-            inside = torch.zeros_like(log_q).scatter(-1, best(log_q, self.k), 1.0).bool()
-            log_q = log_q.masked_fill(~inside, -math.inf)
-        return total * log_q.softmax(-1)
+        return self.omega * self.rule.weights(log_q, self.k)
 
     def route(self, x: Tensor, group: int = 0) -> Tensor:
         """The mixing weights (..., n) for features (..., D)."""

@@ -16,7 +16,7 @@ from studio.learning.fit import Stop
 from studio.routing.items import Labelled
 from studio.routing.measures import Labels, Measures, measure
 from studio.routing.mixing import Mixture, mix_adapters
-from studio.routing.router import BASE, Granularity, Kind, Router, fresh
+from studio.routing.router import BASE, Granularity, Router, fresh
 from studio.routing.train import Decide, OnStep, Settings, Trained, decisions, train
 from studio.text.bases import TextBase
 
@@ -36,7 +36,7 @@ class Shape:
 
     k: int = 1
     omega: float = 1.0
-    kind: Kind = "remix"
+    kind: str = "remix"
     granularity: Granularity = "sequence"
     reads: Reads = "embedding"
     with_base: bool = False

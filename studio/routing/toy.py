@@ -15,7 +15,7 @@ import numpy as np
 from studio.core.late import torch
 from studio.learning.fit import Schedule
 from studio.routing.measures import Labels, Measures
-from studio.routing.router import Kind, Router, fresh
+from studio.routing.router import Router, fresh
 from studio.routing.train import Features, Settings, Trained, evaluate, train
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Result:
 
 def run_toy(
     toy: Toy,
-    kind: Kind,
+    kind: str,
     *,
     samples: int = 2,
     frozen: bool = True,

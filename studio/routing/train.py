@@ -1,7 +1,8 @@
 """Training a router over any world: one that says, for some of its examples, what a choice of adapters costs.
 
-ReMix draws M selections of each example and learns from how their losses compare (`studio.routing.rloo`); where the
-adapters are frozen, nothing is ever backpropagated through the model. The softmax routers get the ordinary gradient.
+A kind that is trained by draws (ReMix) draws M selections of each example and learns from how their losses compare
+(`studio.routing.rloo`); where the adapters are frozen, nothing is ever backpropagated through the model. The others get
+the ordinary gradient.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ class Features:
 class Settings:
     """How a router is trained.
 
-    `samples` is M, the selections drawn of each example at each step; `entropy` times H(q) is taken off a ReMix loss;
-    `ratio` is how much faster than the adapters' the router's rate is, where those are trained too (routing.md 1.2).
+    `samples` is M, the selections drawn of each example at each step; `entropy` times H(q) is taken off the loss where
+    selections are drawn; `ratio` is how much faster than the adapters' the router's rate is, where those are trained
+    too (routing.md 1.2).
     Raises `BadRecipe` for numbers out of bounds.
     """
 
@@ -107,7 +109,7 @@ class Pass:
 
     def __call__(self, x: Tensor, group: int = 0, mask: Tensor | None = None) -> Tensor:
         """Decide; what a drawn decision rests on gets no gradient, so that log Q trains the router alone."""
-        drawn = self.router.kind == "remix" and self.generator is not None
+        drawn = self.router.rule.trained_by == "draws" and self.generator is not None
         log_q = self.router.log_policy(x.detach() if drawn else x, group)
         if drawn and self.generator is not None:
             chosen = sample(log_q, self.router.k, self.generator)
@@ -193,7 +195,7 @@ class _Run:
         rows = self.train[batch_rows(len(self.train), schedule.batch, step, schedule.seed)]
         generator = torch.Generator().manual_seed((schedule.seed << 20) + step)
         deciding = Pass(self.now(), generator)
-        if self.router.kind != "remix":
+        if self.router.rule.trained_by != "draws":
             return self.world.losses(rows, deciding).mean()
         count = self.settings.samples
         losses = self.world.losses(rows.repeat(count), deciding).view(count, -1)
@@ -250,9 +252,9 @@ def train(
     routers that have nothing to learn.
     """
     settings = settings or Settings()
-    if router.kind == "uniform" or (router.kind == "topk" and router.k == 1):
-        why = "its shares are even" if router.kind == "uniform" else "the share of a single adapter is always 1"
-        raise BadRecipe("This router has nothing to learn", why, "train a remix router, or take a larger k")
+    if not router.rule.learns(router.k):
+        why = f"with k = {router.k} the weights of a {router.kind} router are the same whatever it reads"
+        raise BadRecipe("This router has nothing to learn", why, "choose another kind, or a larger k")
     if not len(rows[0]) or not len(rows[1]):
         raise BadRecipe("There are no examples to learn routing from", next="give some with their answers")
     settings = settings if adapters else replace(settings, ratio=1.0)

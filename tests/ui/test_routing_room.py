@@ -11,6 +11,8 @@ import gradio as gr
 import pytest
 
 from studio.recipes.presets import load_preset
+from studio.routing.comparison import BASELINES
+from studio.routing.kinds import kinds, trainable
 from studio.routing.router import load_router
 from studio.ui.route import markup as router_markup
 from studio.ui.route.page import RoutingPanel
@@ -57,6 +59,12 @@ def test_opening_lists_what_the_workspace_can_be_asked(room: RoutingPanel, token
     assert room.on_pick("math").startswith("Question:")
 
 
+def test_every_kind_that_can_be_trained_is_offered_and_tells_what_its_curves_mean(room: RoutingPanel) -> None:
+    assert room.kind.choices == [(kind.label, id) for id, kind in trainable().items()]
+    for kind in kinds().values():
+        assert kind.why in router_markup.progress([], 10, 3, kind)
+
+
 def test_a_run_ends_with_figures_and_a_file_that_loads(room: RoutingPanel, done: dict[Any, Any]) -> None:
     assert "Done after 3 steps" in str(done[room.state])
     assert "Right choice" in str(done[room.figures])
@@ -76,10 +84,11 @@ def test_the_router_writes_and_says_who_answered(room: RoutingPanel, token: str,
 def test_the_router_is_judged_beside_all_others(room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
     part = room.beside
     found = last(part.on_judge(token, 2))[part.judged]
-    for title in ("this router", "all, evenly", "oracle", "dense softmax", "top-k softmax", "Arrow", "X-LoRA"):
-        assert title in found
+    others = [one.title for one in BASELINES.values() if one.id != "remix"]
+    for title in ("this router", *others):
+        assert f">{title}</th>" in found
     assert "refused" not in found
-    assert found.count("<tr>") == 8
+    assert found.count("<tr>") == 1 + 1 + len(others)
     with pytest.raises(gr.Error, match="lies between"):
         last(part.on_judge(token, 0))
 
@@ -189,4 +198,3 @@ def test_plots_escape_names_and_speak() -> None:
     drawn += plots.histogram(evil, [1, 2], [0.0, 1.0, 2.0])
     assert "<img" not in drawn
     assert drawn.count("role='img'") == 2
-    assert router_markup.WHY["remix"] != router_markup.WHY["softmax"]

@@ -19,6 +19,7 @@ from studio.recipes.sources import Sources
 from studio.routing.answer import answered_by, write
 from studio.routing.baselines import Fixed, oracle, try_subsets
 from studio.routing.items import Labelled, named_items, skill_items
+from studio.routing.kinds import trainable
 from studio.routing.measures import Measures
 from studio.routing.peft_routers import arrow, judge_library, xlora
 from studio.routing.router import BASE, Router
@@ -96,7 +97,7 @@ def test_what_is_remembered_is_what_would_be_computed(pieces: tuple[TextBase, li
     assert forgetful.passes == 10
 
 
-@pytest.mark.parametrize("kind", ["remix", "softmax", "topk"])
+@pytest.mark.parametrize("kind", trainable())
 @pytest.mark.parametrize(
     ("reads", "granularity"), [("hidden", "sequence"), ("hidden", "token"), ("layer", "sequence"), ("layer", "token")]
 )

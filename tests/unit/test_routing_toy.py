@@ -10,7 +10,6 @@ import torch
 
 from bench.remix_toy import READINGS, Batch, batch_of, run
 from bench.remix_toy_page import SPEC, lands
-from studio.routing.router import Kind
 from studio.routing.toy import EXPERTS, Result, Toy, make_toy, mixed, run_toy
 
 SHORT = {"steps": 500, "rate": 1e-2}
@@ -24,7 +23,7 @@ def toy() -> Toy:
 @pytest.fixture(scope="module")
 def trained(toy: Toy) -> dict[str, Result]:
     """Experts trained with their router."""
-    runs: dict[str, tuple[Kind, int]] = {"dense softmax": ("softmax", 2), "top-k softmax": ("topk", 2)}
+    runs: dict[str, tuple[str, int]] = {"dense softmax": ("softmax", 2), "top-k softmax": ("topk", 2)}
     runs |= {"ReMix M=8": ("remix", 8)}
     return {name: run_toy(toy, kind, samples=m, frozen=False, **SHORT) for name, (kind, m) in runs.items()}  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from studio.core.errors import BadRecipe, Refused
 from studio.learning.fit import Schedule
 from studio.routing.measures import Decided, Labels, measure
-from studio.routing.router import Kind, Router, fresh, load_router
+from studio.routing.router import Router, fresh, load_router
 from studio.routing.train import Features, Pass, Settings, Step, decisions, evaluate, train
 
 N, COUNT = 4, 120
@@ -31,7 +31,7 @@ def wrong(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (weights - PAIRS[TASK[rows]]).square().sum(-1)
 
 
-def start(kind: Kind = "remix", **about: object) -> Router:
+def start(kind: str = "remix", **about: object) -> Router:
     return fresh(["a", "b", "c", "d"], [X], k=2, kind=kind, **about)
 
 
@@ -47,18 +47,9 @@ def test_remix_finds_the_right_subsets_and_keeps_its_support() -> None:
     assert sum(last.load) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "topk"])
-def test_softmax_routers_learn_by_the_ordinary_gradient(kind: Kind) -> None:
-    found = train(Features(X, wrong), ROWS, start(kind), QUICK, labels=LABELS)
-    assert found.history[-1][1].loss < 0.5 * found.history[0][1].loss
-
-
-def test_all_kinds_give_the_same_total() -> None:
-    for kind in ("remix", "softmax", "topk", "uniform"):
-        weights = start(kind, omega=0.7).route(X)
-        assert torch.allclose(weights.sum(-1), torch.full((COUNT,), 1.4)), kind
-        taken = {"remix": 2, "topk": 2}.get(kind, N)
-        assert ((weights > 0).sum(-1) == taken).all(), kind
+@pytest.mark.parametrize(("kind", "taken"), [("remix", 2), ("topk", 2), ("softmax", N), ("uniform", N)])
+def test_a_kind_takes_k_adapters_or_all(kind: str, taken: int) -> None:
+    assert ((start(kind, omega=0.7).route(X) > 0).sum(-1) == taken).all()
 
 
 def test_a_run_taken_up_again_gives_what_one_run_would_have() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe, Cancelled, LoomError
 from studio.routing.answer import check_fits
-from studio.routing.comparison import BESIDE, Lesson, Trial, beside
+from studio.routing.comparison import BASELINES, Lesson, Trial, beside
 from studio.routing.items import Labelled, skill_items
 from studio.routing.measures import Measures
 from studio.routing.router import BASE, Router
@@ -126,8 +126,8 @@ class Comparison:
             self.status = "Reading the questions"
             world = text_world(self.run.open_base(), self.run.adapters, self.items, self.run.request.shape)
             trial = Trial(world, self.run.trained.router, self.run.lesson, self.stopped.is_set)
-            names = [name for name in BESIDE if name != self.run.request.shape.kind]
-            titles = ["this router", *(BESIDE[name][0] for name in names), ""]
+            names = [name for name in BASELINES if name != self.run.request.shape.kind]
+            titles = ["this router", *(BASELINES[name].title for name in names), ""]
             self.status = f"Judging {titles[0]}"
             for (_, row), title, following in zip(beside(trial, names), titles, titles[1:], strict=False):
                 self.rows.append((title, row))

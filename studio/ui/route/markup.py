@@ -9,19 +9,12 @@ import numpy as np
 
 from studio.core.errors import LoomError
 from studio.routing.ess import Collapse, bound_probability
+from studio.routing.kinds import RouterKind
 from studio.routing.measures import Measures
-from studio.routing.router import Kind
 from studio.routing.text import Judged
 from studio.ui.shell import markup, plots
 
 History = Sequence[tuple[int, Measures]]
-
-WHY = {
-    "remix": "H(q) is meant to fall: the router makes up its mind. The mixing weights stay flat: ESS is k, always.",
-    "softmax": "Here the policy is the mix: as H(q) falls, so does ESS, down to one adapter if nothing holds it.",
-    "topk": "Here the policy is the mix of the k best: as H(q) falls, ESS may fall from k towards 1.",
-    "uniform": "Every adapter has the same share, whatever is asked.",
-}
 
 
 def figures(found: Measures, k: int) -> str:
@@ -40,7 +33,7 @@ def figures(found: Measures, k: int) -> str:
     return markup.figures(tiles)
 
 
-def progress(history: History, steps: int, names: int, kind: Kind, k: int) -> str:
+def progress(history: History, steps: int, names: int, kind: RouterKind) -> str:
     """ESS and entropy, and right choices and loss, over the steps."""
     support = {"ESS": _curve(history, "support"), "10th percentile": _curve(history, "support_low")}
     entropy = {"H(q)": _curve(history, "entropy")}
@@ -53,7 +46,7 @@ def progress(history: History, steps: int, names: int, kind: Kind, k: int) -> st
     losses = _curve(history, "loss")
     most = max((value for _, value in losses), default=1.0)
     parts.append(plots.lines("Loss, nats an answer token", {"held back": losses}, last=steps, most=most))
-    return f"<p class='message line'>{WHY[kind]}</p><div class='plots'>{''.join(parts)}</div>"
+    return f"<p class='message line'>{kind.why}</p><div class='plots'>{''.join(parts)}</div>"
 
 
 def _curve(history: History, name: str) -> list[tuple[float, float]]:

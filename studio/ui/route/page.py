@@ -14,8 +14,9 @@ from studio.core.errors import LoomError
 from studio.learning.fit import Schedule
 from studio.routing.answer import Writing, write
 from studio.routing.ess import collapse
+from studio.routing.kinds import kind_by_id, trainable
 from studio.routing.measures import Measures
-from studio.routing.router import BASE, Granularity, Kind, load_router
+from studio.routing.router import BASE, Granularity, load_router
 from studio.routing.text import Reads, Shape
 from studio.routing.train import Settings
 from studio.session.workspace import Workspace
@@ -32,11 +33,6 @@ from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors
 from studio.ui.shell.plots import GREY, PALETTE
 
 _DRAWS = 50_000
-_KINDS: Mapping[str, str] = {
-    "remix": "ReMix: k adapters, the same weight for each",
-    "softmax": "dense softmax: all adapters, learned shares",
-    "topk": "top-k softmax: k adapters, learned shares",
-}
 _READS: Mapping[str, str] = {
     "embedding": "the tokens' embeddings",
     "hidden": "the base's last hidden states",
@@ -90,7 +86,7 @@ class RoutingPanel(JobPanel[Routing]):
                 "Your own (JSONL)", file_types=[".jsonl", ".json"], size="sm", scale=1, elem_id="route-own"
             )
         self.kind = gr.Dropdown(
-            [(text, id) for id, text in _KINDS.items()], value="remix", label="Router", elem_id="route-kind"
+            [(kind.label, id) for id, kind in trainable().items()], value="remix", label="Router", elem_id="route-kind"
         )
         with gr.Row():
             self.k = gr.Number(2, label="k, adapters a choice", precision=0, min_width=100, elem_id="route-k")
@@ -237,7 +233,7 @@ class RoutingPanel(JobPanel[Routing]):
         return {
             **busy,
             self.figures: router_markup.figures(last, shape.k),
-            self.plots: router_markup.progress(history, steps, len(run.names), shape.kind, shape.k),
+            self.plots: router_markup.progress(history, steps, len(run.names), kind_by_id(shape.kind)),
             self.shares: router_markup.shares(last, run.names, run.request.tasks),
         }
 
@@ -253,7 +249,7 @@ class RoutingPanel(JobPanel[Routing]):
         self.ready.put(token, found)
         router = found.router
         status = (
-            f"{found.title}: {_KINDS.get(router.kind, router.kind)}; k = {router.k} of {len(router.names)}, "
+            f"{found.title}: {router.rule.label}; k = {router.k} of {len(router.names)}, "
             f"{_GRAINS[router.granularity]}. It can write; figures come with training."
         )
         nothing: dict[Any, Any] = dict.fromkeys((self.figures, self.plots, self.shares), "")
@@ -326,9 +322,10 @@ def _request(
     batch: Any,
 ) -> tuple[Shape, Settings]:
     """Shape and settings that the controls spell; whatever they hold is checked."""
-    known = {"router": (kind, Kind), "granularity": (grain, Granularity), "features": (reads, Reads)}
+    known = {"router": (kind, trainable()), "granularity": (grain, get_args(Granularity))}
+    known |= {"features": (reads, get_args(Reads))}
     for what, (value, allowed) in known.items():
-        if value not in get_args(allowed) or value == "uniform":
+        if value not in allowed:
             raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
     first, many = whole("The seed", seed, 0, 2**31 - 1), whole("Steps", steps, 1, 5000)
     weight = number("ω", omega, -100, 100)
