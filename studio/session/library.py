@@ -82,3 +82,8 @@ def _place(source: Source) -> _Place:
 def _as_named(entry: Entry, source: Source) -> Entry:
     """The entry for this source, whose name and weights may be others than when it was opened."""
     return replace(entry, source=source, adapter=named(entry.adapter, source))
+
+
+def identity(adapters: Sequence[Adapter]) -> tuple[tuple[str, int], ...]:
+    """What tells two sets of adapters of a library apart; it holds all that it opened, so no number comes twice."""
+    return tuple((adapter.name, id(adapter.modules)) for adapter in adapters)

@@ -10,6 +10,7 @@ import pytest
 
 from studio.core.errors import BadRecipe, Cancelled, CannotMerge, LoomError
 from studio.recipes.recipe import Source, read_yaml
+from studio.session.results import Results
 from studio.session.workspace import MAX_SOURCES, Workspace
 from tests.fixtures import peft_folder
 
@@ -182,7 +183,7 @@ def test_a_look_does_not_end_a_merge_and_those_who_ask_at_once_share_it(workspac
     def look(done: int, total: int, what: str) -> None:
         steps.append(done)
         workspace.look(prompt=f"prompt {done}")
-        workspace.version += 1
+        workspace.touch()
 
     workspace.edit("method", method="svd", knobs={"rank": 2})
     with ThreadPoolExecutor(4) as pool:
@@ -204,3 +205,64 @@ def test_the_picture_changes_with_the_units_and_with_nothing_else(workspace: Wor
     assert workspace.picture() != first
     workspace.move(-1)
     assert workspace.picture() == first
+
+
+def test_threads_that_edit_look_and_keep_at_once_lose_nothing(workspace: Workspace) -> None:
+    start = workspace.version
+
+    def edit(number: int) -> None:
+        workspace.edit(f"scale {number}", scale=1 + number / 100)
+        workspace.look(tokens=number + 1)
+        workspace.keep(f"version {number}", workspace.recipe)
+        workspace.touch()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(edit, range(64)))
+    labels = [step.label for step in workspace.history.steps]
+    assert sorted(labels[-64:]) == sorted(f"scale {number}" for number in range(64))
+    assert workspace.version == start + 128  # an edit and a touch each
+    assert len(workspace.snapshots) == 64
+
+
+def test_snapshots_without_a_name_are_numbered_and_none_is_lost(workspace: Workspace) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(workspace.save_snapshot, [""] * 32))
+    assert set(workspace.snapshots) == {f"version {number}" for number in range(1, 33)}
+
+
+def test_forgetting_the_history_forgets_no_edit_that_comes_at_the_same_time(workspace: Workspace) -> None:
+    def edit(number: int) -> None:
+        workspace.edit_source(number % 2, f"weight {number}", weight=number / 100)
+        workspace.forget_history()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(edit, range(64)))
+    assert workspace.recipe.weights[0] in {number / 100 for number in range(0, 64, 2)}
+    assert workspace.recipe.weights[1] in {number / 100 for number in range(1, 64, 2)}
+    assert len(workspace.history.steps) == 1
+
+
+def test_units_of_adapters_that_are_gone_are_not_edited(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = workspace.units()
+    monkeypatch.setattr(workspace, "units", lambda: units)  # read before another thread took an adapter away
+    workspace.remove(0)
+    before = workspace.recipe
+    with pytest.raises(Cancelled, match="something else"):
+        workspace.scale_units([0], 0.0, "mute")
+    assert workspace.recipe == before
+
+
+def test_a_result_is_made_once_however_many_ask_and_waits_for_no_other_kind() -> None:
+    results, made = Results(), []
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: results.kept("a", 1, lambda: made.append(1) or [1]), range(8)))
+    assert len(made) == len(set(map(id, found))) == 1
+    assert results.kept("a", 2, lambda: results.kept("b", 1, lambda: "inner")) == "inner"
+    assert (results.at_hand("a", 1), results.at_hand("b", 1)) == (None, "inner")
+
+
+def test_a_result_that_could_not_be_made_is_made_by_the_next() -> None:
+    results = Results()
+    with pytest.raises(ZeroDivisionError):
+        results.kept("a", 1, lambda: 1 // 0)
+    assert results.kept("a", 1, lambda: 2) == 2

@@ -186,9 +186,10 @@ class HistoryPanel:
     def on_version_chosen(self, token: str, name: str | None) -> dict[Any, Any]:
         """Bring a named version back."""
         workspace = self.shared.workspace(token)
-        if name not in workspace.snapshots:
+        recipe = workspace.snapshots.get(name or "")
+        if recipe is None:
             return {}
-        workspace.load(workspace.snapshots[name], f"version {name}")
+        workspace.load(recipe, f"version {name}")
         return self.shared.refresh(workspace)
 
     @shows_errors

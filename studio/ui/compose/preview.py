@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ import gradio as gr
 from studio.core.adapter import Adapter
 from studio.core.data import assets
 from studio.core.errors import Cancelled, LoomError, NotAtHand
+from studio.session.library import identity
 from studio.session.workspace import Workspace
 from studio.text.bases import find_base, is_at_hand
 from studio.text.decoding import Decoding
@@ -130,8 +132,7 @@ class PreviewPanel:
         """Prompt or settings changed: write again."""
         workspace = self.shared.workspace(token)
         workspace.look(prompt=prompt or "", tokens=int(tokens), temperature=temperature, text=text or "")
-        workspace.version += 1
-        return workspace.version, self._picked(workspace)
+        return workspace.touch(), self._picked(workspace)
 
     @shows_errors
     def on_pick(self, token: str, prompt: str | None) -> Any:
@@ -140,8 +141,7 @@ class PreviewPanel:
         if not prompt or prompt == workspace.recipe.view.prompt:
             return {}
         workspace.look(prompt=prompt)
-        workspace.version += 1
-        return prompt, workspace.version
+        return prompt, workspace.touch()
 
     def _picked(self, workspace: Workspace) -> Any:
         """The shipped prompt in the workspace, if it is one."""
@@ -170,8 +170,7 @@ class PreviewPanel:
         except LoomError as error:
             yield {self.columns: markup.message(str(error), "refused")}
             return
-        workspace.version += 1
-        yield {self.shared.version: workspace.version}
+        yield {self.shared.version: workspace.touch()}
 
     @shows_errors
     def on_stop(self, token: str) -> None:
@@ -204,7 +203,8 @@ class PreviewPanel:
         if not is_at_hand(name):
             raise NotAtHand(f"{name} is not on this machine", next="load it under Reading settings")
         base = self.shared.sessions.bases.get(name)
-        return workspace.kept("preview", (id(sources), id(base)), _Open(base, sources.adapters))
+        key = (identity(sources.adapters), id(base))
+        return workspace.results.kept("preview", key, partial(open_preview, base, sources.adapters))
 
     def stream(self, workspace: Workspace, preview: Preview, merge: Adapter, version: int) -> Iterator[str]:
         """The columns as they grow, then the perplexities if a text was given."""
@@ -218,16 +218,6 @@ class PreviewPanel:
         measured, state = _measured(preview, view.text, merge)
         notes = [f"{finding.text}." for finding in preview.findings]
         yield markup.columns(names, texts, measured, " ".join([state, *notes]).strip())
-
-
-class _Open:
-    """Opens a preview when nobody has kept it."""
-
-    def __init__(self, base: Any, adapters: tuple[Adapter, ...]) -> None:
-        self.base, self.adapters = base, adapters
-
-    def __call__(self) -> Preview:
-        return open_preview(self.base, self.adapters)
 
 
 class _Newer:

@@ -78,14 +78,14 @@ class SelectionPanel:
         workspace = self.shared.workspace(token)
         rows = drawn(_shown(workspace).table.energy)
         picked = picked_ids(event, len(rows))
-        workspace.selection = tuple(int(rows[i]) for i in picked)
+        workspace.select([int(rows[i]) for i in picked])
         return [gr.update(picked=list(picked)), *self.listing(workspace)]
 
     @shows_errors
     def on_clear(self, token: str) -> list[Any]:
         """The selection was cleared."""
         workspace = self.shared.workspace(token)
-        workspace.selection = ()
+        workspace.select(())
         return [gr.update(picked=[]), *self.listing(workspace)]
 
     @shows_errors

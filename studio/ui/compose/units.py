@@ -83,7 +83,7 @@ class UnitsPanel:
         if value == getattr(workspace.recipe.view, name):
             return {}
         workspace.look(**{name: value})
-        workspace.version += 1
+        workspace.touch()
         return workspace.picture()
 
     @shows_errors_while

@@ -77,7 +77,7 @@ class Page:
         token, workspace, is_new = self.shared.sessions.enter(stored.get("token"))
         if is_new:
             _furnish(workspace, stored.get("recipe"))
-        workspace.version += 1
+        workspace.touch()
         return {
             self.shared.token: token,
             self.stored: {"token": token, "recipe": workspace.recipe.to_yaml()},

@@ -138,7 +138,7 @@ class Training:
         if _places(self.workspace.recipe) == _places(self.recipe):
             self.workspace.load(learned, f"learned by {title}")
         else:
-            self.workspace.snapshots[f"learned by {title}"] = learned
+            self.workspace.keep(f"learned by {title}", learned)
         return Result(learned, pool, self.examples, self.request, found)
 
     def _joined(self, found: Learned) -> tuple[Recipe, Sources]:
