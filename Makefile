@@ -6,7 +6,7 @@ SEEDS ?= 0 1 2
 JOBS ?= 2
 PY := .venv/bin/python
 
-.PHONY: help venv run test lint docs bench evidence picture clean
+.PHONY: help venv run test installed lint docs bench evidence picture clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -22,6 +22,9 @@ test: venv ## Run every test (fetching a Chromium if there is none), then lint
 	$(PY) tests/chromium.py
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 	@$(MAKE) --no-print-directory lint
+
+installed: ## Install the studio from nothing in a temporary environment and try every verb and the page there
+	@PYTHON=$(PYTHON) sh tools/installed.sh
 
 lint: venv ## Style, format and types
 	$(PY) -m ruff check .

@@ -50,6 +50,6 @@ def test_installed_away_from_the_checkout_every_verb_works_and_the_page_answers(
     pip("--python", scripts / "python", "install", "--no-deps", "--no-index", wheel)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
     (own / "ready.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    command = [sys.executable, str(ROOT / "tests" / "installed.py"), str(scripts)]
+    command = [sys.executable, str(ROOT / "tools" / "installed.py"), str(scripts)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr

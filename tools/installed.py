@@ -1,6 +1,6 @@
 """Try an installed studio as a new user would: every verb, and the page by GET, from an empty folder.
 
-`python tests/installed.py BIN`, where BIN is the folder of an environment's scripts that has `loom`. Nothing of the
+`python tools/installed.py BIN`, where BIN is the folder of an environment's scripts that has `loom`. Nothing of the
 checkout is used. Prints seconds for each step; exits with 1 at the first that fails.
 """
 
@@ -59,7 +59,7 @@ def run(folder: Path, *command: object) -> None:
     begun = time.monotonic()
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=SECONDS)
-    print(f"{time.monotonic() - begun:6.1f} s  {' '.join(words[:3])[:90]!r}: {done.returncode}", flush=True)
+    print(f"{time.monotonic() - begun:6.1f} s  {Path(words[0]).name} {words[1]}: {done.returncode}", flush=True)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
 
@@ -78,7 +78,7 @@ def get_page(folder: Path, loom: Path) -> None:
         finally:
             server.terminate()
             server.wait(SECONDS)
-    print(f"{time.monotonic() - begun:6.1f} s  'loom', then GET /: {status}", flush=True)
+    print(f"{time.monotonic() - begun:6.1f} s  loom, then GET /: {status}", flush=True)
     if status != 200:
         sys.exit((folder / "page.log").read_text())
 
