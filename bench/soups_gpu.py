@@ -24,8 +24,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from studio.core.adapter import Adapter, in_memory_module
+from studio.learning.coefficients import Settings, mixture
 from studio.learning.fit import Schedule
-from studio.learning.soups import Settings, mixture
 from studio.routing import train as routing
 from studio.routing.items import skill_items
 from studio.routing.text import Shape, TextWorld, learn_router, text_world

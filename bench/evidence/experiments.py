@@ -13,12 +13,13 @@ from studio.evaluation.score import Variant
 from studio.formats import save_adapter
 from studio.learning.adamerge import SETTINGS as ADAMERGE
 from studio.learning.adamerge import adamerge
+from studio.learning.coefficients import Settings
 from studio.learning.controls import TargetSettings, random_like, target_lora
 from studio.learning.fit import Schedule
 from studio.learning.lorahub import Search, lorahub
 from studio.learning.recycle import Recycling, recycle
 from studio.learning.regmean import input_grams, regmean
-from studio.learning.soups import Settings, learn
+from studio.learning.soup import learn
 from studio.text.skills import items
 
 TARGET_STEPS, TARGET_RATE = 200, 1e-3

@@ -13,8 +13,8 @@ from studio.composing.compose import compose, recipe_for
 from studio.core.adapter import Adapter
 from studio.evaluation.score import Variant, answer_logits, score, table_of
 from studio.evaluation.tasks import Task, skill_task
+from studio.learning.coefficients import Soup
 from studio.learning.data import Examples, split
-from studio.learning.soups import Soup
 from studio.recipes.sources import Sources, embedded_paths
 from studio.text.bases import TextBase
 from studio.text.rows import Block, stack_factors, view_with_rows

@@ -6,18 +6,22 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from studio.core.errors import BadRecipe
+from studio.learning import LEARNERS
 
 if TYPE_CHECKING:
     from studio.evaluation.scoreboard import Entry, Row
     from studio.evaluation.tasks import Task
+    from studio.learning.coefficients import Step
+    from studio.learning.controls import TargetSettings
     from studio.learning.learners import Learned
-    from studio.learning.soups import Step
+    from studio.learning.registry import LearnRequest
     from studio.recipes.recipe import Recipe
     from studio.recipes.sources import Sources
     from studio.text.bases import TextBase
 
-WAYS = ("soup", "recycle", "lorahub", "adamerge")
 PARAMETERISATIONS = ("free", "softmax", "leaky", "squared", "sigmoid", "affine")
 INITS = ("constant", "normal", "uniform", "equal", "target")
 GRANULARITIES = ("global", "layer", "sublayer", "module", "rank")
@@ -45,19 +49,19 @@ def _learn_arguments(learn: argparse.ArgumentParser) -> None:
     learn.add_argument("--count", type=int, default=50, help="examples taken; default 50")
     learn.add_argument("--test", action="append", default=[], metavar="TASK", help="tasks to judge it by, other items")
     learn.add_argument("-o", "--out", required=True, type=Path, metavar="YAML", help="the recipe to write")
-    learn.add_argument("--way", choices=WAYS, default="soup")
-    learn.add_argument("--parameterisation", choices=PARAMETERISATIONS, help="default: free; leaky for recycle")
-    learn.add_argument("--granularity", choices=GRANULARITIES, default="module")
-    learn.add_argument("--init", choices=INITS, default="constant", help="where the coefficients start")
+    learn.add_argument("--learner", "--way", choices=LEARNERS, default="soup")
+    own = "default: the learner's own"
+    learn.add_argument("--parameterisation", choices=PARAMETERISATIONS, help=own)
+    learn.add_argument("--granularity", choices=GRANULARITIES, help=own)
+    learn.add_argument("--init", choices=INITS, help=f"where the coefficients start; {own}")
     learn.add_argument("--start", type=float, help="theta at the start, for constant and target")
-    learn.add_argument("--l1", type=float, default=0.0, help="weight of the mean coefficient in the loss; default 0")
-    learn.add_argument("--rate", type=float, default=5e-2)
-    learn.add_argument("--steps", type=int, default=100)
-    learn.add_argument("--batch", type=int, default=8)
-    learn.add_argument("--keep", type=int, default=5, help="adapters that recycle selects; default 5")
-    learn.add_argument("--by", choices=SELECTIONS, default="score", help="by what it selects; default score")
-    learn.add_argument("--pool-target", action="store_true", help="train a target LoRA first; it joins recycle's pool")
-    learn.add_argument("--trials", type=int, default=40, help="of lorahub; default 40")
+    learn.add_argument("--l1", type=float, help="weight of the mean coefficient in the loss")
+    learn.add_argument("--rate", type=float, help=own)
+    learn.add_argument("--steps", "--trials", type=int, help=own)
+    learn.add_argument("--batch", type=int, help=own)
+    learn.add_argument("--keep", type=int, default=5, help="adapters that are selected; default 5")
+    learn.add_argument("--by", choices=SELECTIONS, default="score", help="by what they are selected; default score")
+    learn.add_argument("--pool-target", action="store_true", help="train a target LoRA first; it joins those selected")
     learn.add_argument("--target-steps", type=int, default=400, help="steps of the target LoRA; default 400")
     learn.set_defaults(run=_learn)
 
@@ -88,13 +92,11 @@ def _learn(options: argparse.Namespace) -> int:
     from studio.evaluation.tasks import named_task
     from studio.formats.writers.save import require_export_place
     from studio.learning.baselines import controls
-    from studio.learning.controls import TargetSettings
     from studio.learning.data import split, unseen
-    from studio.learning.fit import Schedule
-    from studio.learning.learners import LearnRequest, coefficients, edited_sources
-    from studio.learning.soups import Settings
+    from studio.learning.learners import coefficients, edited_sources
     from studio.recipes.recipe import is_recipe, placed
 
+    request = _request(options)
     require_place(options.out, "a recipe that the studio wrote", is_recipe)
     require_export_place(_target_folder(options.out) if options.pool_target else None, "peft")
     recipe, sources, base = _opened(options)
@@ -104,12 +106,6 @@ def _learn(options: argparse.Namespace) -> int:
     given = named_task(name, options.count, options.seed)
     examples = split(given.items, seed=options.seed)
     tasks = [unseen(named_task(test, options.n, options.seed + 1), examples) for test in options.test]
-    schedule = Schedule(options.rate, options.steps, options.batch, seed=options.seed)
-    shape: Any = options.parameterisation or ("leaky" if options.way == "recycle" else "free")
-    settings = Settings(shape, options.granularity, options.start, options.init, options.l1, schedule)
-    target = TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch, seed=options.seed))
-    pooled = target if options.pool_target else None
-    request = LearnRequest(options.way, settings, options.keep, options.by, pooled, options.trials)
     found = coefficients(base, edited_sources(recipe, sources), examples, request, on_step=_step)
     recipe, sources = _joined(options.out, recipe, sources, found)
     learned = found.into(recipe).changed(name=options.out.stem, base=base.base.id)
@@ -117,9 +113,31 @@ def _learn(options: argparse.Namespace) -> int:
     soup = found.soup
     _say(f"{options.out}: lowest loss {min(loss for _, loss in soup.state.valid):.4f}, {soup.state.step} steps")
     if tasks:
-        beside = controls(base, recipe, sources, examples, request, target=target, on_part=_say)
+        beside = controls(base, recipe, sources, examples, request, target=_target(options), on_part=_say)
         _judged(options, base, recipe, sources, [*beside, Entry("learned", "merge", learned)], tasks)
     return 0
+
+
+def _request(options: argparse.Namespace) -> LearnRequest:
+    """What the flags ask for; raises `BadRecipe` for one that the learner does not use."""
+    from studio.learning.learners import learner_by_id
+    from studio.learning.registry import LearnRequest
+
+    learner = learner_by_id(options.learner)
+    names = ("parameterisation", "granularity", "init", "start", "l1", "rate", "steps", "batch")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if unused := sorted(given.keys() - set(learner.uses)):
+        used = ", ".join(f"--{name}" for name in learner.uses)
+        raise BadRecipe(f"{learner.id} does not use --{unused[0]}", f"it uses {used}", "leave it out")
+    settings = learner.adjusted(**given, seed=options.seed)
+    return LearnRequest(learner, settings, options.keep, options.by, _target(options) if options.pool_target else None)
+
+
+def _target(options: argparse.Namespace) -> TargetSettings:
+    from studio.learning.controls import TargetSettings
+    from studio.learning.fit import Schedule
+
+    return TargetSettings(schedule=Schedule(3e-4, options.target_steps, options.batch or 8, seed=options.seed))
 
 
 def _joined(out: Path, recipe: Recipe, sources: Sources, found: Learned) -> tuple[Recipe, Sources]:

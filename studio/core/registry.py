@@ -36,6 +36,11 @@ def records(package: str, places: Sequence[str], kind: type[R]) -> Mapping[str, 
     return MappingProxyType(found)
 
 
+def label(title: str, summary: str) -> str:
+    """A record as a choice of a list: its title, and its summary as the half sentence after it."""
+    return f"{title}: {summary[0].lower()}{summary[1:].removesuffix('.')}"
+
+
 def _at(package: str, place: str) -> object:
     file, _, name = place.partition(":")
     return getattr(import_module(f"{package}.{file}"), name or file, None)

@@ -2,7 +2,7 @@
 
 The language-model form of merging.md 4: the entropy of the next-token distribution where the answer begins, the one
 answer position that is known without a label. RECYCLE's own "AdaMerging" is supervised (merging.md 3.2); that one is
-`soups.learn` with start 1/sqrt(N).
+`soup.learn` with start 1/sqrt(N).
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from studio.core.adapter import Adapter
 from studio.core.late import torch
 from studio.evaluation.score import Table, answer_logits, table_of
-from studio.learning.data import batch_rows
+from studio.learning.coefficients import OnStep, Settings, Soup, mixture, soup, tell
+from studio.learning.data import Examples, batch_rows
 from studio.learning.fit import OnProgress, Schedule, State, Stop, fit
-from studio.learning.soups import OnStep, Settings, Soup, mixture, soup, tell
+from studio.learning.registry import PACE, SHAPE, Learner
 from studio.text.bases import TextBase
 from studio.text.skills import Item
 
@@ -72,3 +73,29 @@ class _Entropy:
         logs = answer_logits(self.view, table)[0].float().log_softmax(-1)
         mean: Tensor = -(logs.exp() * logs).sum(-1).mean()
         return mean
+
+
+def _learn(
+    base: TextBase,
+    adapters: Sequence[Adapter],
+    examples: Examples,
+    settings: Settings,
+    *,
+    state: State | None = None,
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+) -> Soup:
+    prompts = [item.prompt for item in examples.all]
+    return adamerge(base, adapters, prompts, settings, state=state, on_step=on_step, stop=stop)
+
+
+LEARNER: Final = Learner(
+    id="adamerge",
+    title="AdaMerging",
+    summary="Coefficients that make the merge sure, no answers needed.",
+    source="arXiv 2310.02575",
+    objective="entropy after the prompts, nats",
+    learn=_learn,
+    settings=SETTINGS,
+    uses=(*SHAPE, *PACE),
+)

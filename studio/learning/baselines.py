@@ -10,7 +10,8 @@ from studio.evaluation.scoreboard import Entry
 from studio.learning.controls import TargetSettings, random_like, target_lora
 from studio.learning.data import Examples
 from studio.learning.fit import Stop
-from studio.learning.learners import LearnRequest, coefficients
+from studio.learning.learners import coefficients
+from studio.learning.registry import LearnRequest
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
 from studio.text.bases import TextBase

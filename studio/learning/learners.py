@@ -1,66 +1,37 @@
-"""Every way to learn coefficients behind one call, for the page and the command line."""
+"""Every learner behind one call, for the page and the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Final, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from studio.composing.compose import compose
 from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe
-from studio.learning.adamerge import SETTINGS as UNLABELLED
-from studio.learning.adamerge import adamerge
-from studio.learning.controls import TargetSettings, target_lora
+from studio.core.registry import records
+from studio.learning import LEARNERS
+from studio.learning.coefficients import OnStep, Soup
 from studio.learning.data import Examples
 from studio.learning.fit import State, Stop
-from studio.learning.lorahub import Search, lorahub
-from studio.learning.recycle import Recycling, Selection, select
-from studio.learning.soups import OnStep, Settings, Soup, learn
+from studio.learning.registry import Learner, LearnRequest, Pool
 from studio.recipes.recipe import Recipe, parse
 from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
 
-Way = Literal["soup", "recycle", "lorahub", "adamerge"]
-WAYS: Final = MappingProxyType(
-    {
-        "soup": "LoRA Soups (CAT): every adapter, coefficients by gradient",
-        "recycle": "Adaptive recycling: select some adapters, coefficients from zero",
-        "lorahub": "LoraHub: one weight an adapter, searched without gradients",
-        "adamerge": "AdaMerging: coefficients that make the merge sure, no answers needed",
-    }
-)
-"""What each way is, in a line."""
-assert set(WAYS) == set(get_args(Way))
+_LEARNERS: Final = records("studio.learning", [f"{id}:LEARNER" for id in LEARNERS], Learner)
 
 
-@dataclass(frozen=True, slots=True)
-class LearnRequest:
-    """What is to be learned and how.
+def learners() -> Mapping[str, Learner]:
+    """All learners by id."""
+    return _LEARNERS
 
-    `keep` and `by` say how many adapters recycling selects and by what; `target` are the settings of a target LoRA that
-    is trained first and joins the pool, None for no such one. `trials` are LoraHub's. AdaMerging goes by `unlabelled`,
-    the original's settings by default; the other ways by `settings`. Raises `BadRecipe` for none to keep.
-    """
 
-    way: Way = "soup"
-    settings: Settings = field(default_factory=Settings)
-    keep: int = 5
-    by: Selection = "score"
-    target: TargetSettings | None = None
-    trials: int = 40
-    unlabelled: Settings = UNLABELLED
-
-    def __post_init__(self) -> None:
-        """Check what a slice would take for something else."""
-        if self.keep < 1:
-            raise BadRecipe(f"keep is {self.keep}", "it is 1 or more")
-
-    @property
-    def seed(self) -> int:
-        """The seed of all that is drawn."""
-        return self.settings.schedule.seed
+def learner_by_id(id: str) -> Learner:
+    """The learner of this id, or `BadRecipe` that lists what there is."""
+    if id not in _LEARNERS:
+        raise BadRecipe(f"There is no learner {id!r}", f"the learners: {', '.join(_LEARNERS)}")
+    return _LEARNERS[id]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,23 +79,14 @@ def coefficients(
     on_step: OnStep | None = None,
     stop: Stop | None = None,
 ) -> Learned:
-    """Learn coefficients the way that is ordered; raises what that way raises.
+    """Learn coefficients as the request says; raises what its learner raises.
 
     `target` is the target LoRA that the request asks for, where it is trained already.
     """
-    places, chosen = tuple(range(len(adapters))), tuple(adapters)
-    if request.way == "lorahub":
-        search = Search(request.trials, seed=request.seed)
-        return Learned(places, chosen, lorahub(base, chosen, examples, search, on_step=on_step, stop=stop))
-    if request.way == "recycle":
-        recycling = Recycling(request.keep, request.by, request.settings, request.seed)
-        if request.target and target is None:
-            target = target_lora(base, chosen, examples, request.target, stop=stop)
-        places = select(base, chosen, examples, recycling, target=target, stop=stop)
-        chosen = tuple(adapters[place] for place in places)
-        if target is not None:
-            places, chosen = (-1, *places), (target, *chosen)
-    return resumed(base, places, chosen, examples, request, None, on_step=on_step, stop=stop)
+    pool = Pool(tuple(range(len(adapters))), tuple(adapters))
+    if request.learner.select:
+        pool = request.learner.select(base, adapters, examples, request, target=target, stop=stop)
+    return resumed(base, *pool, examples, request, None, on_step=on_step, stop=stop)
 
 
 def resumed(
@@ -138,12 +100,12 @@ def resumed(
     on_step: OnStep | None = None,
     stop: Stop | None = None,
 ) -> Learned:
-    """Go on from a state with adapters that are selected already; from the start where it is None."""
-    if request.way == "lorahub":
-        raise BadRecipe("LoraHub's search cannot be taken up again", "its optimiser keeps no state", "start it again")
-    if request.way == "adamerge":
-        prompts = [item.prompt for item in examples.all]
-        found = adamerge(base, adapters, prompts, request.unlabelled, state=state, on_step=on_step, stop=stop)
-    else:
-        found = learn(base, adapters, examples, request.settings, state=state, on_step=on_step, stop=stop)
+    """Go on from a state with adapters that are selected already; from the start where it is None.
+
+    Raises `BadRecipe` for a learner that cannot go on.
+    """
+    learner = request.learner
+    if state is not None and not learner.resumes:
+        raise BadRecipe(f"{learner.title} cannot be taken up again", "its search keeps no state", "start it again")
+    found = learner.learn(base, adapters, examples, request.settings, state=state, on_step=on_step, stop=stop)
     return Learned(places, adapters, found)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe
 from studio.core.late import torch
+from studio.learning.coefficients import OnStep, Settings, Soup, Step, mixture, soup
 from studio.learning.data import Examples
-from studio.learning.fit import State, Stop
-from studio.learning.soups import OnStep, Settings, Soup, Step, mixture, soup
+from studio.learning.fit import Schedule, State, Stop
+from studio.learning.registry import Learner
 from studio.learning.updates import answer_loss
 from studio.text.bases import TextBase
+
+_SETTINGS: Final = Settings("free", "global", start=0.0, schedule=Schedule(steps=40))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def lorahub(
     import nevergrad
 
     search = search or Search()
-    mix = mixture(base, adapters, Settings("free", "global", start=0.0))
+    mix = mixture(base, adapters, _SETTINGS)
     loss = answer_loss(base, mix.view, examples.all)
     space = nevergrad.p.Array(init=np.zeros(len(adapters))).set_bounds(-search.bound, search.bound)
     space.random_state.seed(search.seed)
@@ -77,3 +81,31 @@ def lorahub(
                 step = (len(losses), search.trials, losses[-1], lowest, mix.coefficients(mix.tensors))
                 on_step(Step(*step, mix.layout.rows, mix.names))
     return soup(mix, State(len(losses), (mix.theta.clone(),), (best,), {}, tuple(losses), ((len(losses), lowest),)))
+
+
+def _learn(
+    base: TextBase,
+    adapters: Sequence[Adapter],
+    examples: Examples,
+    settings: Settings,
+    *,
+    state: State | None = None,
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+) -> Soup:
+    search = Search(settings.schedule.steps, seed=settings.schedule.seed)
+    return lorahub(base, adapters, examples, search, on_step=on_step, stop=stop)
+
+
+LEARNER: Final = Learner(
+    id="lorahub",
+    title="LoraHub",
+    summary="One weight an adapter within ±1.5, searched without gradients.",
+    source="arXiv 2307.13269",
+    objective="loss of the examples, nats, + 0.05 mean |w|",
+    learn=_learn,
+    settings=_SETTINGS,
+    uses=("steps", "seed"),
+    step="trial",
+    resumes=False,  # the optimiser's state cannot be kept
+)

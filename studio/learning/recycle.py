@@ -12,23 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe
 from studio.core.late import torch
 from studio.evaluation.score import Score, score
 from studio.evaluation.tasks import Task
+from studio.learning.coefficients import OnStep, Settings, Soup
+from studio.learning.controls import target_lora
 from studio.learning.data import Examples
 from studio.learning.fit import Stop
-from studio.learning.soups import OnStep, Settings, Soup, learn
+from studio.learning.registry import Learner, LearnRequest, Pool, Selection
+from studio.learning.soup import learn
 from studio.text.bases import TextBase
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Selection = Literal["score", "random", "rank", "cosine", "absolute", "clamp", "quasi_fim", "distance"]
-
 
 _SETTINGS: Final = Settings("leaky")
 
@@ -153,3 +153,33 @@ def recycle(
         chosen, adapters = (-1, *chosen), [target, *adapters]
     found = learn(base, adapters, examples, recycling.settings, on_step=on_step, stop=stop)
     return Recycled(chosen, tuple(adapters), found)
+
+
+def _select(
+    base: TextBase,
+    adapters: Sequence[Adapter],
+    examples: Examples,
+    request: LearnRequest,
+    *,
+    target: Adapter | None = None,
+    stop: Stop | None = None,
+) -> Pool:
+    """Those that the request selects; its target LoRA is trained first, and joins them."""
+    if request.target and target is None:
+        target = target_lora(base, adapters, examples, request.target, stop=stop)
+    recycling = Recycling(request.keep, request.by, seed=request.seed)
+    places = select(base, adapters, examples, recycling, target=target, stop=stop)
+    chosen = tuple(adapters[place] for place in places)
+    return Pool(places, chosen) if target is None else Pool((-1, *places), (target, *chosen))
+
+
+LEARNER: Final = Learner(
+    id="recycle",
+    title="Adaptive recycling",
+    summary="Some adapters are selected, their coefficients start at zero.",
+    source="arXiv 2602.12323",
+    objective="validation loss, nats an answer token",
+    learn=learn,
+    settings=_SETTINGS,
+    select=_select,
+)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from studio.core.adapter import Adapter, in_memory_module
 from studio.core.errors import BadRecipe
 from studio.core.late import torch
-from studio.learning.soups import group_of
+from studio.learning.coefficients import group_of
 from studio.learning.updates import Stacked, Update, stack_adapters, view_with_updates
 
 if TYPE_CHECKING:

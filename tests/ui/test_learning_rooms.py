@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from studio.learning.learners import WAYS
+from studio.learning.learners import learners
 from studio.recipes.presets import load_preset
 from studio.text.skills import items
 from studio.ui.compose.learn import curves
@@ -64,9 +64,9 @@ def whole(updates: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
 SUMS = "math+shout:train"
 
 
-def learn(page: Page, token: str, way: str = "soup", examples: str = SUMS, **knobs: Any) -> dict[Any, Any]:
+def learn(page: Page, token: str, learner: str = "soup", examples: str = SUMS, **knobs: Any) -> dict[Any, Any]:
     given = {**QUICK, **knobs}
-    return whole(learning(page).on_learn(token, way, examples, 6, *given.values(), *RECYCLE))
+    return whole(learning(page).on_learn(token, learner, examples, 6, *given.values(), *RECYCLE))
 
 
 def judge(page: Page, token: str, names: list[str], tasks: list[str], with_current: bool = False, own: str = "") -> Any:
@@ -120,10 +120,14 @@ def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
     assert learning(page).state not in whole(learning(page).on_open(token, None, True))
 
 
-@pytest.mark.parametrize("way", sorted({*WAYS} - {"soup"}))
-def test_the_other_ways(page: Page, token: str, way: str) -> None:
-    learn(page, token, way, shape="leaky" if way == "recycle" else "free")
-    assert page.shared.workspace(token).recipe.name == f"learned: {way}"
+@pytest.mark.parametrize("id", learners())
+def test_every_learner_is_offered_and_writes_the_recipe(page: Page, token: str, id: str) -> None:
+    assert (learners()[id].label, id) in learning(page).learner.choices
+    updates = learning(page).on_learner(id)
+    assert updates[learning(page).shape]["interactive"] == ("parameterisation" in learners()[id].uses)
+    said = learn(page, token, id, shape=learners()[id].settings.parameterisation)[learning(page).state]
+    assert learners()[id].objective in said
+    assert page.shared.workspace(token).recipe.name == f"learned: {id}"
 
 
 def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str) -> None:
@@ -139,9 +143,9 @@ def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str
 
 
 @pytest.mark.parametrize(
-    ("way", "examples", "knobs", "said"),
+    ("learner", "examples", "knobs", "said"),
     [
-        ("magic", "math:train", {}, "way"),
+        ("magic", "math:train", {}, "learner"),
         ("soup", "", {}, "No examples"),
         ("soup", "nowhere", {}, "no task"),
         ("soup", "own:../../etc/passwd", {}, "no longer here"),
@@ -152,10 +156,10 @@ def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str
     ],
 )
 def test_what_cannot_be_learned_says_why(
-    page: Page, token: str, way: str, examples: str, knobs: dict[str, Any], said: str
+    page: Page, token: str, learner: str, examples: str, knobs: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(gr.Error) as caught:
-        learn(page, token, way, examples, **knobs)
+        learn(page, token, learner, examples, **knobs)
     assert said in f"{caught.value.title} {caught.value.message}"
 
 

@@ -1,4 +1,4 @@
-"""docs/reference/learning.md names every way, shape and option that there is, with its default."""
+"""docs/reference/learning.md names every learner, shape and option that there is, with its default."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import get_args
 import pytest
 
 from studio.cli.learn import add_verbs
-from studio.learning.learners import WAYS
-from studio.learning.recycle import Selection
-from studio.learning.soups import Granularity, Init, Parameterisation, Settings, phi
+from studio.learning.coefficients import Granularity, Init, Parameterisation, Settings, phi
+from studio.learning.learners import learners
+from studio.learning.registry import Selection
 from studio.text.skills import SKILLS
 from studio.ui.judge.page import MAX_ROWS
 
@@ -21,12 +21,13 @@ ROWS = {name: rest for name, rest in re.findall(r"^\| `(--[a-z0-9-]+)` \|([^|]*)
 
 
 def options() -> dict[str, argparse.Action]:
-    """The options of both verbs by their longest name."""
+    """The options of both verbs by the first of their long names."""
     verbs = argparse.ArgumentParser().add_subparsers()
     add_verbs(verbs.add_parser)
     found: dict[str, argparse.Action] = {}
     for verb in verbs.choices.values():
-        found |= {max(action.option_strings, key=len): action for action in verb._actions if action.option_strings}
+        for action in verb._actions:
+            found |= {name: action for name in [n for n in action.option_strings if n.startswith("--")][:1]}
     del found["--help"]
     return found
 
@@ -40,7 +41,7 @@ def test_the_options_are_all_there_with_their_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [WAYS, get_args(Parameterisation), get_args(Init), get_args(Granularity), get_args(Selection)]
+    "names", [learners(), get_args(Parameterisation), get_args(Init), get_args(Granularity), get_args(Selection)]
 )
 def test_the_choices_are_all_there(names: tuple[str, ...]) -> None:
     rows = [line.partition("|")[2].partition("|")[0] for line in TEXT.splitlines() if line.startswith("| `")]

@@ -18,13 +18,13 @@ from studio.evaluation.score import score
 from studio.evaluation.tasks import Task
 from studio.formats import save_adapter
 from studio.learning.adamerge import SETTINGS, adamerge
+from studio.learning.coefficients import Settings
 from studio.learning.controls import TargetSettings, random_like, target_lora
 from studio.learning.data import Examples, split
 from studio.learning.fit import Schedule
 from studio.learning.lorahub import Search, lorahub
 from studio.learning.recycle import Recycling, closeness, recycle, select
 from studio.learning.regmean import input_grams, regmean
-from studio.learning.soups import Settings
 from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
 from studio.text.skills import Item

@@ -17,11 +17,12 @@ from studio.evaluation.score import score
 from studio.evaluation.scoreboard import Board, Row, Sweep, entry_of, judge
 from studio.evaluation.tasks import Task
 from studio.learning.baselines import controls
+from studio.learning.coefficients import Settings
 from studio.learning.controls import TargetSettings
 from studio.learning.data import split
 from studio.learning.fit import Schedule
-from studio.learning.learners import LearnRequest
-from studio.learning.soups import Settings
+from studio.learning.learners import learner_by_id
+from studio.learning.registry import LearnRequest
 from studio.recipes.recipe import Source, load, parse
 from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
@@ -116,7 +117,7 @@ def test_the_controls_are_all_there(world: tuple[TextBase, Sources, tuple[Source
             recipe,
             sources,
             split(LETTERS.items),
-            LearnRequest(settings=Settings(schedule=quick)),
+            LearnRequest(learner_by_id("soup"), Settings(schedule=quick)),
             target=TargetSettings(schedule=quick),
             on_part=said.append,
         )

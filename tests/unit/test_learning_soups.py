@@ -14,10 +14,12 @@ from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe, LoomError
 from studio.core.linalg import Pair
 from studio.formats import save_adapter
+from studio.learning.coefficients import Granularity, Parameterisation, Settings, Step, group_of, mixture, phi
 from studio.learning.data import Examples, batch_rows, split
 from studio.learning.fit import Schedule
-from studio.learning.soups import Granularity, Parameterisation, Settings, Step, group_of, learn, mixture, phi
+from studio.learning.soup import learn
 from studio.merging.stacks import edited
+from studio.recipes.recipe import UnitEdits
 from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
 from studio.text.skills import Item
@@ -183,9 +185,8 @@ def test_what_cannot_be_learned_is_refused(world: tuple[TextBase, list[Adapter]]
 def test_rank_coefficients_are_edits_of_raw_units() -> None:
     pair = Pair(torch.randn(3, 5), torch.randn(4, 3))
     g = torch.tensor([0.5, -2.0, 0.0])
-    torch.testing.assert_close(
-        edited(pair, dict(enumerate(g.tolist())), "raw").delta(), pair.B @ torch.diag(g) @ pair.A
-    )
+    edits = UnitEdits(form="raw", scale={"m": dict(enumerate(g.tolist()))})
+    torch.testing.assert_close(edited("m", pair, edits).delta(), pair.B @ torch.diag(g) @ pair.A)
 
 
 def test_batches_depend_on_the_step_alone() -> None:

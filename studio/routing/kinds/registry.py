@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from studio.core.registry import label
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -44,7 +46,7 @@ class RouterKind:
     @property
     def label(self) -> str:
         """The kind as a choice of a list."""
-        return f"{self.title}: {self.summary[0].lower()}{self.summary[1:].removesuffix('.')}"
+        return label(self.title, self.summary)
 
     def learns(self, k: int) -> bool:
         """Whether a router of this kind can get better by training."""

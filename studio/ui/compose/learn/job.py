@@ -10,9 +10,10 @@ from typing import Any
 from studio.core.adapter import Adapter
 from studio.core.errors import Cancelled, LoomError, NotAtHand
 from studio.formats import save_adapter
+from studio.learning.coefficients import Coefficients, Step
 from studio.learning.data import Examples
-from studio.learning.learners import WAYS, Learned, LearnRequest, coefficients, edited_sources, resumed
-from studio.learning.soups import Coefficients, Step
+from studio.learning.learners import Learned, coefficients, edited_sources, resumed
+from studio.learning.registry import LearnRequest
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
 from studio.session.workspace import Workspace
@@ -73,8 +74,8 @@ class Training:
             done is not None
             and not self.is_going
             and self.stopped.is_set()
-            and self.request.way != "lorahub"
-            and done.learned.soup.state.step < self._schedule_steps()
+            and self.request.learner.resumes
+            and done.learned.soup.state.step < self.request.settings.schedule.steps
         )
 
     def again(self) -> Training:
@@ -92,10 +93,6 @@ class Training:
             list(soup.state.valid),
         )
 
-    def _schedule_steps(self) -> int:
-        settings = self.request.unlabelled if self.request.way == "adamerge" else self.request.settings
-        return settings.schedule.steps
-
     def _work(self, on_step: Any) -> None:
         with SLOTS:
             if self.stopped.is_set():
@@ -103,7 +100,7 @@ class Training:
             self.status = "Opening the base model"
             base = self.open_base()
             adapters = edited_sources(self.recipe, self.pool)
-            self.status = "Choosing adapters" if self.request.way == "recycle" else "Measuring the start"
+            self.status = "Choosing adapters" if self.request.learner.select else "Measuring the start"
             found = self._learned(base, adapters)
             self._show(found)
             self.result = self._written(found)
@@ -132,9 +129,9 @@ class Training:
     def _written(self, found: Learned) -> Result:
         """Put the coefficients in the workspace: one step of its history. On other adapters, keep them as a version."""
         recipe, pool = self._joined(found)
-        title = WAYS[self.request.way].partition(":")[0]
+        title = self.request.learner.title
         note = f"Coefficients by {title}, learned from {len(self.examples.all)} examples."
-        learned = found.into(recipe).changed(name=f"learned: {self.request.way}", note=note)
+        learned = found.into(recipe).changed(name=f"learned: {self.request.learner.id}", note=note)
         if _places(self.workspace.recipe) == _places(self.recipe):
             self.workspace.load(learned, f"learned by {title}")
         else:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
 import gradio as gr
 
 from studio.core.errors import LoomError
-from studio.learning.adamerge import SETTINGS as UNLABELLED
+from studio.learning.coefficients import Granularity, Init, Parameterisation
 from studio.learning.controls import TargetSettings
 from studio.learning.data import split
 from studio.learning.fit import Schedule
-from studio.learning.learners import WAYS, LearnRequest
-from studio.learning.recycle import Selection
-from studio.learning.soups import Granularity, Init, Parameterisation, Settings
+from studio.learning.learners import learner_by_id, learners
+from studio.learning.registry import LearnRequest, Selection
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn import curves
 from studio.ui.compose.learn.job import Training, open_base
@@ -62,7 +60,7 @@ _FIRST = (
 
 
 class LearningPanel(JobPanel[Training]):
-    """Chooses examples and a way, shows the run, writes the recipe."""
+    """Chooses examples and a learner, shows the run, writes the recipe."""
 
     first = "learn first"
 
@@ -78,7 +76,8 @@ class LearningPanel(JobPanel[Training]):
                 self.curve = gr.HTML(elem_id="learn-curve")
 
     def _build_choice(self) -> None:
-        self.way = gr.Dropdown([(title, way) for way, title in WAYS.items()], value="soup", label="Way", elem_id="way")
+        listed = [(learner.label, id) for id, learner in learners().items()]
+        self.learner = gr.Dropdown(listed, value="soup", label="Learner", elem_id="learner")
         with gr.Row():
             self.examples = gr.Dropdown(
                 [], label="Examples", info="Questions with their right answers.", elem_id="examples", scale=3
@@ -126,10 +125,11 @@ class LearningPanel(JobPanel[Training]):
         shown = [self.state, self.heat, self.curve, self.start, self.halt, self.more, self.filled]
         every = [*shown, *self.shared.controls()]
         knobs = [self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1, self.seed]
-        given = [token, self.way, self.examples, self.count, *knobs, self.keep, self.by, self.pooled]
+        given = [token, self.learner, self.examples, self.count, *knobs, self.keep, self.by, self.pooled]
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
         tab.select(self.on_open, [token, self.examples, self.filled], [self.examples, *every], **live)
-        self.way.input(self.on_way, [self.way], [self.recycling, self.shape, self.grain, self.rate, self.steps], **EDIT)
+        used = [self.recycling, self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1]
+        self.learner.input(self.on_learner, [self.learner], used, **EDIT)
         self.upload.upload(self.on_upload, [token, self.upload], self.examples, **PRIVATE)
         self.start.click(self.on_learn, given, every, **live)
         self.more.click(self.on_resume, [token], every, **live)
@@ -148,16 +148,22 @@ class LearningPanel(JobPanel[Training]):
         yield from self.reopened(token, is_filled)
 
     @shows_errors
-    def on_way(self, way: str) -> dict[Any, Any]:
-        """Another way: its own start settings."""
-        shape = "leaky" if way == "recycle" else "free"
-        schedule = UNLABELLED.schedule if way == "adamerge" else Schedule(steps=40) if way == "lorahub" else Schedule()
+    def on_learner(self, id: str) -> dict[Any, Any]:
+        """Another learner: its own settings, and only the controls that change what it does."""
+        learner = learner_by_id(id)
+        settings, schedule = learner.settings, learner.settings.schedule
+        own = {
+            "parameterisation": (self.shape, settings.parameterisation),
+            "granularity": (self.grain, settings.granularity),
+            "init": (self.init, settings.init),
+            "l1": (self.l1, settings.l1),
+            "rate": (self.rate, schedule.rate),
+            "batch": (self.batch, schedule.batch),
+        }
         return {
-            self.recycling: gr.update(visible=way == "recycle"),
-            self.shape: gr.update(value=shape, interactive=way != "lorahub"),
-            self.grain: gr.update(interactive=way != "lorahub"),
-            self.rate: gr.update(value=schedule.rate, interactive=way != "lorahub"),
-            self.steps: gr.update(value=schedule.steps, label="Trials" if way == "lorahub" else "Steps"),
+            self.recycling: gr.update(visible=learner.select is not None),
+            self.steps: gr.update(value=schedule.steps, label=f"{learner.step.capitalize()}s"),
+            **{control: gr.update(value=now, interactive=name in learner.uses) for name, (control, now) in own.items()},
         }
 
     @shows_errors
@@ -178,11 +184,11 @@ class LearningPanel(JobPanel[Training]):
         """The run that the controls spell."""
         if not workspace.recipe.sources:
             raise LoomError("There is nothing to learn", "no adapter is on the desk", "add one, or start from a preset")
-        way, examples, count, *knobs = given
-        request = _request(way, *knobs)
+        learner, examples, count, *knobs = given
+        request = _request(learner, *knobs)
         if not isinstance(examples, str) or not examples:
             raise LoomError("No examples are chosen", next="choose some, or upload a JSONL of prompts and answers")
-        if request.way == "recycle" and request.target and len(workspace.recipe.sources) >= 16:
+        if request.target and len(workspace.recipe.sources) >= 16:
             raise LoomError(
                 "The desk is full", "a target LoRA would be the 17th", "remove an adapter, or do without it"
             )
@@ -222,11 +228,10 @@ def _told(run: Training, workspace: Workspace) -> str:
     if result is None:
         return markup.message("Nothing was learned.", "refused")
     state = result.learned.soup.state
-    first = state.valid[0][1]
     word = "Stopped" if run.can_resume else "Done"
-    loss = f"{word} after {state.step} steps: validation loss {first:.3f} → {state.lowest:.3f} nats an answer token."
-    if run.request.way in ("lorahub", "adamerge"):
-        loss = f"{word} after {state.step} steps: lowest objective {state.lowest:.3f}."
+    begun, first = state.valid[0]
+    start = f"{first:.3f} → " if begun == 0 else ""  # a search has no start to measure
+    loss = f"{word} after {state.step} steps: {run.request.learner.objective}: {start}{state.lowest:.3f}."
     if workspace.recipe.name == result.recipe.name:
         where = "It is on the desk as weights by module: preview and export follow, Undo brings the former back."
     else:
@@ -237,7 +242,7 @@ def _told(run: Training, workspace: Workspace) -> str:
 
 
 def _request(
-    way: Any,
+    id: Any,
     shape: Any,
     grain: Any,
     init: Any,
@@ -251,15 +256,22 @@ def _request(
     pooled: Any,
 ) -> LearnRequest:
     """The request that the controls spell; whatever they hold is checked."""
-    choices = {"way": (way, WAYS), "coefficients": (shape, get_args(Parameterisation))}
+    choices = {"learner": (id, learners()), "coefficients": (shape, get_args(Parameterisation))}
     choices |= {"granularity": (grain, get_args(Granularity)), "selection": (by, get_args(Selection))}
     choices |= {"start": (init, get_args(Init))}
     for what, (value, known) in choices.items():
         if not isinstance(value, str) or value not in known:
             raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
-    many, first = whole("Steps", steps, 1, 5000), whole("The seed", seed, 0, 2**31 - 1)
-    schedule = Schedule(number("The rate", rate, 0, 10), many, whole("The batch", batch, 1, 256), seed=first)
-    settings = Settings(shape, grain, init=init, l1=number("L1", l1, 0, 10), schedule=schedule)
-    target = TargetSettings(schedule=Schedule(3e-4, 400, seed=first)) if way == "recycle" and pooled else None
-    unlabelled = replace(UNLABELLED, granularity=grain, parameterisation=shape, schedule=schedule)
-    return LearnRequest(way, settings, whole("Adapters to select", keep, 1, 16), by, target, many, unlabelled)
+    learner, first = learner_by_id(id), whole("The seed", seed, 0, 2**31 - 1)
+    settings = learner.adjusted(
+        parameterisation=shape,
+        granularity=grain,
+        init=init,
+        l1=number("L1", l1, 0, 10),
+        rate=number("The rate", rate, 0, 10),
+        steps=whole("Steps", steps, 1, 5000),
+        batch=whole("The batch", batch, 1, 256),
+        seed=first,
+    )
+    target = TargetSettings(schedule=Schedule(3e-4, 400, seed=first)) if learner.select and pooled else None
+    return LearnRequest(learner, settings, whole("Adapters to select", keep, 1, 16), by, target)

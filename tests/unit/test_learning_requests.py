@@ -1,26 +1,26 @@
-"""Every way to learn behind one call: what is written into the recipe is what was trained, whatever was selected."""
+"""What a request asks for: a target LoRA in the pool, edited units, choices that the command line knows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from studio.cli import learn as cli_learn
+from studio.cli.main import main
 from studio.composing.compose import compose, recipe_for
 from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe
 from studio.evaluation.score import score
 from studio.evaluation.tasks import Task
 from studio.learning.baselines import controls
+from studio.learning.coefficients import Granularity, Init, Parameterisation, Settings
 from studio.learning.controls import TargetSettings
 from studio.learning.data import Examples
 from studio.learning.fit import Schedule
-from studio.learning.learners import WAYS, LearnRequest, Way, coefficients, edited_sources, resumed
-from studio.learning.recycle import Selection
-from studio.learning.soups import Granularity, Init, Parameterisation, Settings
+from studio.learning.learners import coefficients, edited_sources, learner_by_id
+from studio.learning.registry import LearnRequest, Selection
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
 from studio.text.bases import TextBase
@@ -43,27 +43,10 @@ def loss(lm: TextBase, variant: Adapter | None) -> float:
     return score(lm, Task("t", ITEMS), [variant])[0].loss
 
 
-@pytest.mark.parametrize("way", get_args(Way))
-def test_the_recipe_gives_what_was_learned(way: Way, world: tuple[TextBase, list[Adapter], Recipe]) -> None:
-    lm, sources, recipe = world
-    request = LearnRequest(
-        way, Settings(schedule=QUICK), keep=2, trials=12, unlabelled=Settings(start=0.3, schedule=QUICK)
-    )
-    steps: list[int] = []
-    found = coefficients(lm, sources, EXAMPLES, request, on_step=lambda step: steps.append(step.step))
-    assert steps == list(range(1, 13))
-    made = found.into(recipe)
-    assert (made.method, len(made.sources)) == ("cat", 3)
-    assert sorted(found.places) == ([0, 1, 2] if way != "recycle" else sorted(found.places[:2]))
-    alone = compose(found.soup.into(recipe_for(found.adapters, "cat", None, {})), Sources(found.adapters)).adapter
-    whole = compose(made, Sources(tuple(sources))).adapter
-    assert loss(lm, whole) == pytest.approx(loss(lm, alone), rel=1e-5)
-
-
 def test_a_target_lora_joins_the_pool_as_last_source(world: tuple[TextBase, list[Adapter], Recipe]) -> None:
     lm, sources, recipe = world
     target = TargetSettings(4, 8, QUICK)
-    request = LearnRequest("recycle", Settings("leaky", schedule=QUICK), keep=1, target=target)
+    request = LearnRequest(learner_by_id("recycle"), Settings("leaky", schedule=QUICK), keep=1, target=target)
     found = coefficients(lm, sources, EXAMPLES, request)
     assert found.places[0] == -1
     joined = recipe.changed(sources=[*recipe.model_dump()["sources"], {"path": "target", "name": "target"}])
@@ -78,20 +61,13 @@ def test_a_target_lora_joins_the_pool_as_last_source(world: tuple[TextBase, list
     assert uniform.weights == (1 / 3, 1 / 3, 1 / 3, 0)
 
 
-@pytest.mark.parametrize("way", ["soup", "adamerge"])
-def test_a_stopped_run_goes_on_as_if_it_had_not(way: Way, world: tuple[TextBase, list[Adapter], Recipe]) -> None:
-    lm, sources, _ = world
-    request = LearnRequest(way, Settings(schedule=QUICK), unlabelled=Settings(start=0.3, schedule=QUICK))
-    steps: list[int] = []
-    half = coefficients(
-        lm, sources, EXAMPLES, request, on_step=lambda step: steps.append(step.step), stop=lambda: len(steps) == 5
-    )
-    rest = resumed(lm, half.places, half.adapters, EXAMPLES, request, half.soup.state)
-    whole = coefficients(lm, sources, EXAMPLES, request)
-    assert (half.soup.state.step, rest.soup.state.step) == (5, 12)
-    assert rest.soup.state.losses == pytest.approx(whole.soup.state.losses, rel=1e-5)
-    with pytest.raises(BadRecipe, match="taken up"):
-        resumed(lm, half.places, half.adapters, EXAMPLES, replace(request, way="lorahub"), half.soup.state)
+def test_what_cannot_be_asked_for_is_refused() -> None:
+    with pytest.raises(BadRecipe, match="Keep is 0"):
+        LearnRequest(learner_by_id("recycle"), keep=0)
+    with pytest.raises(BadRecipe, match="selects no adapters"):
+        LearnRequest(learner_by_id("soup"), target=TargetSettings())
+    with pytest.raises(BadRecipe, match=r"no learner 'magic'.*soup"):
+        learner_by_id("magic")
 
 
 def test_unit_edits_are_heard_in_training(world: tuple[TextBase, list[Adapter], Recipe]) -> None:
@@ -102,14 +78,36 @@ def test_unit_edits_are_heard_in_training(world: tuple[TextBase, list[Adapter], 
     edited = recipe.changed(sources=[{**fields[0], "units": edits}, *fields[1:]])
     adapters = edited_sources(edited, Sources(tuple(sources)))
     assert adapters[1] is sources[1]
-    found = coefficients(lm, adapters, EXAMPLES, LearnRequest(settings=Settings(schedule=QUICK)))
+    found = coefficients(lm, adapters, EXAMPLES, LearnRequest(learner_by_id("soup"), Settings(schedule=QUICK)))
     merged = compose(found.into(edited), Sources(tuple(sources))).adapter
     assert loss(lm, merged) == pytest.approx(min(value for _, value in found.soup.state.valid), rel=1e-3)
 
 
 def test_the_command_line_knows_every_choice() -> None:
-    assert tuple(WAYS) == cli_learn.WAYS == get_args(Way)
     assert get_args(Parameterisation) == cli_learn.PARAMETERISATIONS
     assert get_args(Granularity) == cli_learn.GRANULARITIES
     assert get_args(Init) == cli_learn.INITS
     assert get_args(Selection) == cli_learn.SELECTIONS
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--learner", "lorahub", "--rate", "0.1"), "lorahub does not use --rate"),
+        (("--way", "adamerge", "--l1", "1"), "adamerge does not use --l1"),
+        (("--learner", "soup", "--pool-target"), "selects no adapters"),
+    ],
+)
+def test_a_flag_that_does_nothing_is_refused_before_a_base_is_opened(
+    flags: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.yaml"
+    assert main(["learn", "nowhere", "--examples", "math", *flags, "-o", str(out)]) == 1
+    assert said in capsys.readouterr().err.splitlines()[-1].lower()
+    assert not out.exists()
+
+
+def test_trials_is_another_name_of_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--examples", "math", "--count", "4", "--way", "lorahub", "--trials", "2")
+    assert main(["learn", "loom:math", "loom:shout", *given, "-o", str(tmp_path / "out.yaml")]) == 0
+    assert "2 steps" in capsys.readouterr().err

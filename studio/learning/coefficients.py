@@ -1,8 +1,7 @@
-"""LoRA Soups: learn how much of each adapter every module needs, the adapters themselves frozen.
+"""Coefficients of frozen adapters: which units share one, how it comes from what is trained, and what was learned.
 
-dW_p = sum_i c_{p,i} s_i B_i A_i with c = phi(theta) and only theta trained (arXiv 2410.13025; merging.md 2). The result
-is written into the recipe as per-module weights of `cat`, so the ordinary exact export is the forward that was trained.
-The released settings barely move theta from its random start (merging.md 2.2); these defaults do.
+dW_p = sum_i c_{p,i} s_i B_i A_i with c = phi(theta) and only theta trained (merging.md 2). The result is written into
+the recipe as per-module weights of `cat`, so the ordinary exact export is the forward that was trained.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ import numpy as np
 from studio.core.adapter import Adapter
 from studio.core.errors import BadRecipe
 from studio.core.late import torch
-from studio.learning.data import Examples
-from studio.learning.fit import OnProgress, Progress, Schedule, State, Stop, fit
-from studio.learning.updates import Stacked, Update, answer_loss, stack_adapters, view_with_updates
+from studio.learning.fit import Progress, Schedule, State
+from studio.learning.updates import Stacked, Update, stack_adapters, view_with_updates
 from studio.recipes.recipe import Recipe, parse
 from studio.text.bases import TextBase
 
@@ -208,7 +206,7 @@ def mixture(base: TextBase, adapters: Sequence[Adapter], settings: Settings) -> 
     return Mixture(names, ranks, layout, settings, theta, affine, view_with_updates(base.model, updates))
 
 
-# -- learning ----------------------------------------------------------------------------------------------------------
+# -- what was learned --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -281,41 +279,11 @@ class Soup:
         return {"weight": round(sum(modules.values()) / max(1, len(modules)), 4), "modules": modules}
 
 
-def learn(
-    base: TextBase,
-    adapters: Sequence[Adapter],
-    examples: Examples,
-    settings: Settings | None = None,
-    *,
-    state: State | None = None,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-) -> Soup:
-    """Fit coefficients to the examples' answers and keep those of the lowest validation loss.
-
-    `stop()` true ends the run with what there is; its `state` takes it up again and gives what one run would have.
-    Raises `WrongBase`, `BadRecipe`, or `LoomError` where no example fits the base.
-    """
-    settings = settings or Settings()
-    mix, schedule = mixture(base, adapters, settings), settings.schedule
-    loss = answer_loss(base, mix.view, examples.train, batch=schedule.batch, seed=schedule.seed)
-    valid = answer_loss(base, mix.view, examples.valid)
-    objective = partial(_regularised, loss, mix) if settings.l1 else loss
-    said: OnProgress | None = partial(tell, mix, on_step) if on_step else None
-    return soup(mix, fit(mix.tensors, objective, valid.whole, schedule, state=state, on_step=said, stop=stop))
-
-
 def soup(mix: Mixture, state: State) -> Soup:
     """The result of a run over a mixture."""
     cells = mix.shaped(state.best).flatten()
     units = {module: cells[places.cpu()].numpy() for module, places in mix.layout.places.items()}
     return Soup(mix.names, mix.layout.rows, mix.coefficients(state.best), units, mix.ranks, mix.settings, state)
-
-
-def _regularised(loss: Callable[[int], Tensor], mix: Mixture, step: int) -> Tensor:
-    present = mix.layout.present.to(mix.theta.device)
-    found = phi(mix.theta, mix.settings.parameterisation, present, mix.affine)[present]
-    return loss(step) + mix.settings.l1 * found.abs().mean()
 
 
 def tell(mix: Mixture, on_step: OnStep, progress: Progress) -> None:
