@@ -144,3 +144,12 @@ def sharded_checkpoint(path: Path, adapters: Mapping[str, int] | None = None) ->
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (path / "config.json").write_text(json.dumps({"vision_lora": {"r": 4, "lora_alpha": 8}}))
     return path
+
+
+def lorweb_basis(folder: Path) -> Path:
+    """Three adapters of rank 2 on one layer; those of the second are all 2."""
+    stem = "transformer.transformer_blocks.0.attn.to_q"
+    shapes = {"lora_A": (3, 8, 2), "lora_B": (3, 2, 8), "lora_keys": (3, 4), "att_lora_to_q.weight": (4, 6)}
+    tensors = {f"{stem}.{part}": np.ones(shape, np.float32) for part, shape in shapes.items()}
+    tensors[f"{stem}.lora_A"][1] = 2
+    return weights_file(folder / "lorweb_model.safetensors", tensors)

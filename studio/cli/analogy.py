@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studio.core.errors import BadRecipe
-from studio.formats import WRITERS
+from studio.formats.writers import WRITERS, writers_for
 from studio.merging import method_by_id
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--coeffs", type=Path, metavar="JSON", help="write the coefficients that were used")
     verb.add_argument("--lora", type=Path, metavar="OUT", help="keep the analogy as a LoRA: a folder or .zip")
     verb.add_argument("--rank", type=int, default=0, help="cut that LoRA to a rank; default: all of it, exactly")
-    verb.add_argument("--format", choices=("peft", "diffusers", "kohya"), default="peft", help="of that LoRA")
+    verb.add_argument("--format", choices=[*writers_for("image pipelines")], default="peft", help="of that LoRA")
     verb.add_argument("--json", action="store_true", help="print what was done as JSON")
     _kontext_arguments(verb.add_argument_group("with a FLUX.1-Kontext base"))
     verb.set_defaults(run=_analogy)
@@ -88,7 +88,7 @@ def _analogy(options: argparse.Namespace) -> int:
 def _require_places(options: argparse.Namespace) -> None:
     """Nothing is drawn that could not be written."""
     from studio.core.outputs import require_place
-    from studio.formats.writers.save import require_export_place
+    from studio.formats.saving import require_export_place
     from studio.vision.mixes import is_mix
     from studio.vision.pictures import is_drawn
 

@@ -90,7 +90,7 @@ def _learn(options: argparse.Namespace) -> int:
     from studio.core.outputs import require_place
     from studio.evaluation.scoreboard import Entry
     from studio.evaluation.tasks import named_task
-    from studio.formats.writers.save import require_export_place
+    from studio.formats.saving import require_export_place
     from studio.learning.baselines import controls
     from studio.learning.data import split, unseen
     from studio.learning.learners import coefficients, edited_sources

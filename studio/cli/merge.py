@@ -57,7 +57,7 @@ def _merge(options: argparse.Namespace) -> int:
     from studio.composing.compose import compose
     from studio.composing.export import export
     from studio.core.outputs import require_place
-    from studio.formats.writers.save import require_export_place
+    from studio.formats.saving import require_export_place
     from studio.recipes.recipe import is_recipe, placed
     from studio.recipes.sources import open_sources
 

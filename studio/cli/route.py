@@ -156,7 +156,7 @@ def _trained(
     options: argparse.Namespace, base: TextBase, adapters: tuple[Adapter, ...]
 ) -> tuple[Trained, tuple[Adapter, ...], Lesson | None]:
     """The run, its router written where it was asked for, the adapters as they are then, and what it was trained on."""
-    from studio.formats.writers.save import require_export_place
+    from studio.formats.saving import require_export_place
     from studio.routing.comparison import Lesson
     from studio.routing.items import named_items
     from studio.routing.text import learn_router, text_world

@@ -1,17 +1,22 @@
-"""Adapter files in and out: `open_adapter`, `inspect`, `save_adapter`. One file a dialect, listed in `registry`."""
+"""Adapter files in and out: `open_adapter`, `inspect`, `save_adapter`.
+
+`containers` are files that hold tensors, `dialects` the ways to name them (one file each), `writers` the export targets
+(one file each), `modules` what dialects and writers share. `detection`, `opening`, `inspection` and `saving` tie them
+together; `dora` reads DoRA where its base is at hand.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from studio.formats.containers.bundle import nested_adapters
-from studio.formats.dialects import embedded
-from studio.formats.dialects.registry import DIALECTS, detect, read_bundle
+from studio.formats.detection import detect, read_bundle
+from studio.formats.dialects import DIALECTS, embedded
+from studio.formats.dora import open_dora
 from studio.formats.inspection import Inspection, inspect
-from studio.formats.modules.dora import open_dora
 from studio.formats.opening import Opened, bundle_at, open_adapter, open_once, unreadable
-from studio.formats.writers.registry import WRITERS
-from studio.formats.writers.save import save_adapter
+from studio.formats.saving import save_adapter
+from studio.formats.writers import WRITERS
 
 __all__ = [
     "DIALECTS",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import LoomError, MissingFile
 from studio.formats.containers.bundle import locate, open_bundle, split_selection
-from studio.formats.dialects.registry import detect, read_bundle
+from studio.formats.detection import detect, read_bundle
 
 Verdict = Literal["ok", "warn", "refused"]
 # Files beyond this are judged by their header; reading them would keep a person waiting for seconds.
@@ -78,8 +78,8 @@ def inspect(path: str | Path) -> Inspection:
     try:
         where, selected = split_selection(path)
         bundle = open_bundle(where.expanduser(), selected)
-        module, evidence = detect(bundle)
-        dialect = module.__name__.rpartition(".")[2]
+        found, evidence = detect(bundle)
+        dialect = found.id
         adapter, size = read_bundle(bundle), bundle.size
     except (LoomError, OSError) as error:
         return _refused(error, path, _size(Path(path).expanduser()), dialect, evidence)

@@ -11,7 +11,7 @@ from studio.core.adapter import Adapter
 from studio.core.errors import MissingFile
 from studio.core.files import sha256
 from studio.formats.containers.bundle import CONFIG, Bundle, open_bundle, split_selection
-from studio.formats.dialects.registry import read_bundle
+from studio.formats.detection import read_bundle
 from studio.formats.inspection import Inspection, judge
 from studio.formats.modules.names import looks_like_id
 

@@ -11,7 +11,7 @@ import pytest
 
 from studio.core.errors import LoomError
 from studio.formats import inspect, open_adapter, save_adapter
-from studio.formats.writers.save import relative_error
+from studio.formats.saving import relative_error
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from studio.formats import embedded_adapters, inspect, open_adapter
 from studio.formats.containers.bundle import split_selection
 from studio.recipes.recipe import Source
 from studio.recipes.sources import open_source
-from tests.fixtures import gguf_file, pair, peft_folder, sharded_checkpoint, weights_file
+from tests.fixtures import gguf_file, lorweb_basis, pair, peft_folder, sharded_checkpoint
 
 ATTENTION = "blk.0.attn_q"
 NAME = "model.layers.0.self_attn.q_proj"
@@ -111,15 +111,6 @@ def test_a_whole_model_without_adapters_is_refused(tmp_path: Path) -> None:
     folder = sharded_checkpoint(tmp_path / "base", adapters={})
     with pytest.raises(Refused, match="whole model, no adapter"):
         open_adapter(folder)
-
-
-def lorweb_basis(folder: Path) -> Path:
-    """Three adapters of rank 2 on one layer; those of the second are all 2."""
-    stem = "transformer.transformer_blocks.0.attn.to_q"
-    shapes = {"lora_A": (3, 8, 2), "lora_B": (3, 2, 8), "lora_keys": (3, 4), "att_lora_to_q.weight": (4, 6)}
-    tensors = {f"{stem}.{part}": np.ones(shape, np.float32) for part, shape in shapes.items()}
-    tensors[f"{stem}.lora_A"][1] = 2
-    return weights_file(folder / "lorweb_model.safetensors", tensors)
 
 
 def test_a_lorweb_basis_is_sent_to_the_analogy_room(tmp_path: Path) -> None:

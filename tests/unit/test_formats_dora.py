@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from studio import merge
 from studio.core.errors import LoomError, MissingFile, Refused
 from studio.formats import open_adapter
-from studio.formats.modules.dora import open_dora
+from studio.formats.dora import open_dora
 from tests.fixtures import peft_folder
 
 

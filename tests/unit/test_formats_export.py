@@ -14,9 +14,9 @@ from safetensors import safe_open
 from studio.core.adapter import Adapter, in_memory_module
 from studio.core.errors import LoomError
 from studio.formats import open_adapter, save_adapter
+from studio.formats import saving as export
 from studio.formats.containers.safetensors_file import encode
 from studio.formats.modules.names import hub_id_or_none
-from studio.formats.writers import save as export
 from tests.fixtures import pair, peft_folder
 
 

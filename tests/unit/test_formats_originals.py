@@ -18,7 +18,7 @@ from studio.formats import inspect, open_adapter, save_adapter
 from studio.formats.modules import names
 from studio.formats.modules.names import table_lines
 from studio.formats.modules.originals import fuse, is_original, split_fused
-from studio.formats.writers.save import relative_error
+from studio.formats.saving import relative_error
 from tests.fixtures import pair, peft_folder, weights_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]

@@ -18,7 +18,7 @@ from studio.core.adapter import Adapter, LoraModule, in_memory_module
 from studio.core.errors import LoomError
 from studio.core.tensors import in_memory
 from studio.formats import WRITERS, open_adapter, save_adapter
-from studio.formats.writers.save import relative_error
+from studio.formats.saving import relative_error
 from tests.fixtures import pair
 from tests.pipelines import PIPELINES, adapter_for, loaded_deltas
 

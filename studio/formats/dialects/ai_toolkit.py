@@ -7,17 +7,30 @@ from __future__ import annotations
 
 from studio.core.adapter import Adapter
 from studio.formats.containers.bundle import Bundle
-from studio.formats.dialects import comfy, diffusers
+from studio.formats.dialects import comfyui, diffusers
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pipeline import read_pipeline
 
 
 def sniff(bundle: Bundle) -> str | None:
     """Evidence that ai-toolkit wrote it, or None."""
     named = "ai-toolkit" in bundle.metadata.get("software", "")
-    evidence = diffusers.sniff(bundle) or comfy.sniff(bundle) if named else None
+    evidence = diffusers.sniff(bundle) or comfyui.sniff(bundle) if named else None
     return f"the header names ai-toolkit, {evidence}" if evidence else None
 
 
 def read(bundle: Bundle) -> Adapter:
     """Read every pair; alpha tensors, where there are some, count. Raises `Refused` for half adapters and DoRA."""
-    return read_pipeline(bundle, "ai-toolkit")
+    return read_pipeline(bundle)
+
+
+AI_TOOLKIT = Dialect(
+    "ai-toolkit",
+    title="ai-toolkit",
+    source="ostris/ai-toolkit, toolkit/network_mixins.py",
+    keys="a header that names it",
+    scaling="alpha tensors; else 1",
+    names="`transformer.…`",
+    sniff=sniff,
+    read=read,
+)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from studio.core.adapter import Adapter, Finding
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pipeline import read_pipeline
 
 _PAIR = re.compile(r"(base_model\.model\.)?(double|single)_blocks\.\d+\.[\w.]+\.lora_(A|B|down|up)\.weight")
@@ -30,10 +31,23 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read every pair. Raises `Refused` for half adapters and for files with nothing but other kinds."""
-    adapter = read_pipeline(bundle, "bfl")
+    adapter = read_pipeline(bundle)
     widened = adapter.modules.get(_IMG_IN)
     if widened is None or widened.d_in <= _LATENT_CHANNELS:
         return adapter
     text = f"it takes {widened.d_in} input channels, {widened.d_in - _LATENT_CHANNELS} of them for a control image: "
     text += "it fits only a base whose input is widened so"
     return replace(adapter, findings=(*adapter.findings, Finding("warn", text, _IMG_IN)))
+
+
+BFL = Dialect(
+    "bfl",
+    title="Black Forest Labs' control adapters, fal",
+    source="black-forest-labs/flux, src/flux/modules/lora.py",
+    keys="`double_blocks.0.img_attn.qkv.lora_A`, `…query_norm.scale`",
+    scaling="alpha tensors; else 1",
+    names="`transformer.…` in diffusers' naming",
+    sniff=sniff,
+    read=read,
+    tested_with="diffusers' converter",
+)

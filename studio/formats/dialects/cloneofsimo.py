@@ -1,7 +1,7 @@
 """Read files of cloneofsimo/lora: safetensors keyed `unet:12:up`, and .pt lists of up and down tensors in turn.
 
 Layers have no names, only positions in the order in which the tool walked the model; formats/keys/unet_by_index.txt has
-that order. Scaling is 1. Source: cloneofsimo/lora, lora_diffusion/lora.py (_find_modules_v2, save_safeloras).
+that order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import TensorRef
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import unet_by_index
 from studio.formats.modules.pairs import require_both_halves, stored_module
 
@@ -56,13 +57,23 @@ def read(bundle: Bundle) -> Adapter:
     return Adapter(
         name=bundle.name,
         modules=modules,
-        dialect="cloneofsimo",
         findings=tuple(_findings(extras)),
         extras=extras,
         metadata=bundle.metadata,
         path=bundle.path,
     )
 
+
+CLONEOFSIMO = Dialect(
+    "cloneofsimo",
+    title="cloneofsimo/lora",
+    source="cloneofsimo/lora, lora_diffusion/lora.py: _find_modules_v2, save_safeloras",
+    keys="`unet:0:up`, or a bare list in a `.pt`",
+    scaling="1",
+    names="by position in diffusers 0.11's order; every shape must fit",
+    sniff=sniff,
+    read=read,
+)
 
 Pairs = dict[int, tuple[TensorRef, TensorRef]]
 

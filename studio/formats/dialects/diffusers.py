@@ -14,6 +14,7 @@ from typing import Any
 from studio.core.adapter import Adapter
 from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import COMPONENTS, canonical
 from studio.formats.modules.parts import Parts, split_key
 from studio.formats.modules.peft_config import PeftConfig, read_peft_config
@@ -32,14 +33,34 @@ def sniff(bundle: Bundle) -> str | None:
             continue  # GPT-2 and Falcon call their own trunk "transformer"
         if ".processor" in split[0]:
             return f"attention-processor keys such as {key}"
-        if canonical(split[0]).name.split(".")[0] in COMPONENTS or split[0].startswith("diffusion_model."):
+        if canonical(split[0]).name.split(".")[0] in COMPONENTS:
             return f"pipeline keys such as {key}"
     return None
 
 
 def read(bundle: Bundle) -> Adapter:
     """Read every component of the file. Raises `Refused` for half adapters and other kinds, by name."""
-    return read_pipeline(bundle, "diffusers", partial(_scaling, _header_configs(bundle.metadata)))
+    return read_pipeline(bundle, partial(_scaling, _header_configs(bundle.metadata)))
+
+
+DIFFUSERS = Dialect(
+    "diffusers",
+    title="diffusers, today's files and the old attention processors'",
+    source="huggingface/diffusers, loaders/lora_pipeline.py",
+    keys="`unet.…lora.down`, `…processor.to_q_lora.down`",
+    scaling="alpha tensors or the header's config; else 1",
+    names="`unet.…`, `text_encoder.…`, `transformer.…`",
+    sniff=sniff,
+    read=read,
+    tested_with="diffusers",
+    yields_to={
+        "lorweb": "a basis names its layers as diffusers does",
+        "xlabs": "its processors are named in FLUX's original blocks",
+        "bfl": "FLUX's original blocks are a transformer's, too",
+        "ai-toolkit": "its names are diffusers' or ComfyUI's; the header tells",
+        "comfyui": "`diffusion_model.` stands for a component of a pipeline",
+    },
+)
 
 
 def _scaling(configs: Mapping[str, PeftConfig], spelling: str, parts: Parts) -> float | None:

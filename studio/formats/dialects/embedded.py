@@ -1,7 +1,7 @@
 """Read adapters kept inside a whole model's checkpoint: `qkv_proj.lora_A.vision.weight` beside `.base_layer.weight`.
 
 Phi-4-multimodal stores two so, `vision` and `speech`, in a sharded checkpoint. `path#vision` opens one; only its
-tensors are read. Rank and alpha stand in the model's config.json, as `vision_lora`. Source: routing.md 2.3.
+tensors are read. Rank and alpha stand in the model's config.json, as `vision_lora`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from studio.core.errors import Refused
 from studio.core.tensors import TensorFile
 from studio.formats.containers.bundle import Bundle, unclear
 from studio.formats.dialects import peft
+from studio.formats.dialects.registry import Dialect
 
 _KEY = re.compile(r".+\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\.([^.]+)(?:\.(?:weight|bias))?")
 _UNNAMED = ("weight", "bias", "default")
@@ -45,7 +46,20 @@ def read(bundle: Bundle) -> Adapter:
     tensors = {key: tensor for key, tensor in bundle.tensors.items() if _name_of(key) == name}
     config = bundle.config or _settings(bundle, name)
     alone = Bundle(bundle.path, bundle.weights, TensorFile(tensors, bundle.metadata), config)
-    return replace(peft.read(alone), name=f"{bundle.name}-{name}", dialect="embedded")
+    return replace(peft.read(alone), name=f"{bundle.name}-{name}")
+
+
+EMBEDDED = Dialect(
+    "embedded",
+    title="Phi-4-multimodal",
+    source="microsoft/Phi-4-multimodal-instruct on the Hub",
+    keys="`lora_A.vision.weight` beside `.base_layer.weight`, or a sharded checkpoint",
+    scaling="`config.json`'s `vision_lora`; else 1 with a warning",
+    names="the model's own path",
+    sniff=sniff,
+    read=read,
+    several=True,
+)
 
 
 def _name_of(key: str) -> str | None:

@@ -2,7 +2,6 @@
 
 Scaling is alpha / rank with one alpha for the file; alpha 0 means 1. Names go back to transformers' by
 keys/gguf.txt. Llama's kin keep the rows of q and k in another order, which the head size undoes.
-Source: ggml-org/llama.cpp, convert_lora_to_gguf.py and src/llama-adapter.cpp.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from studio.core.adapter import Adapter, Finding, LoraModule, delta_scale
 from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.base_config import cached_base_config, head_size
 from studio.formats.modules.names import table_lines
 from studio.formats.modules.pairs import require_both_halves, stored_module
@@ -70,13 +70,25 @@ def read(bundle: Bundle) -> Adapter:
     return Adapter(
         name=bundle.name,
         modules=modules,
-        dialect="gguf",
         base=base,
         findings=tuple(_findings(extras, bundle.metadata)),
         extras=extras,
         metadata=bundle.metadata,
         path=bundle.path,
     )
+
+
+GGUF = Dialect(
+    "gguf",
+    title="llama.cpp",
+    source="ggml-org/llama.cpp, convert_lora_to_gguf.py and src/llama-adapter.cpp",
+    keys="the magic `GGUF`",
+    scaling="alpha / r, 1 where alpha is 0",
+    names="transformers' names, by a table; q and k rows of Llama's kin put back in order",
+    sniff=sniff,
+    read=read,
+    tested_with="gguf",
+)
 
 
 @cache

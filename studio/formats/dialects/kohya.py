@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from studio.core.adapter import Adapter
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import is_underscored
 from studio.formats.modules.parts import split_key
 from studio.formats.modules.pipeline import read_pipeline
@@ -23,4 +24,18 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read the UNet, transformer and text encoders. Raises `Refused` for half adapters and DoRA."""
-    return read_pipeline(bundle, "kohya")
+    return read_pipeline(bundle)
+
+
+KOHYA = Dialect(
+    "kohya",
+    title="kohya's sd-scripts, OneTrainer",
+    source="kohya-ss/sd-scripts, networks/lora.py",
+    keys="`lora_unet_down_blocks_0_…`",
+    scaling="`.alpha` / r; 1 without alpha",
+    names="`unet.…`, `text_encoder.…`, `transformer.…` by tables",
+    sniff=sniff,
+    read=read,
+    tested_with="diffusers' converters",
+    yields_to={"lycoris": "it names modules in the same way, and stores other parts"},
+)

@@ -15,6 +15,7 @@ from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
 from studio.formats.containers.bundle import Bundle
 from studio.formats.containers.lorweb_file import base_of, check_layer, is_lorweb, modules_of, read_config
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import with_component
 
 
@@ -44,12 +45,23 @@ def read(bundle: Bundle) -> Adapter:
     return Adapter(
         name=f"basis {index + 1}",
         modules=modules,
-        dialect="lorweb",
-        evidence=f"adapter {index + 1} of a LoRWeB basis of {size}",
         base=base_of(read_config(bundle.weights)),
         metadata=bundle.metadata,
         path=bundle.path,
     )
+
+
+LORWEB = Dialect(
+    "lorweb",
+    title="LoRWeB",
+    source="arXiv 2602.15727; hilamanor/lorweb on the Hub",
+    keys="`.lora_keys`",
+    scaling="1",
+    names="`transformer.…`; `FILE#3` is the third adapter; the basis itself is refused, the analogy room opens it",
+    sniff=sniff,
+    read=read,
+    several=True,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

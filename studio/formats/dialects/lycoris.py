@@ -1,7 +1,6 @@
 """Read LyCORIS files (LoHa, LoKr, LoCon) and PEFT's own LoHa and LoKr, exactly as low rank.
 
 Other kinds are refused by name, or left out with a warning where they stand beside low-rank modules.
-
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from functools import partial
 from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import canonical, kernels
 from studio.formats.modules.parts import Parts
 from studio.formats.modules.peft_config import PeftConfig, read_peft_config
@@ -39,12 +39,25 @@ def read(bundle: Bundle) -> Adapter:
         kind = bundle.config.get("peft_type")
         raise Refused(f"this is {str(kind)[:40]}, not LoRA", next="convert it as LoRA (PEFT: peft.convert_to_lora)")
     if bundle.config is None:
-        adapter = read_pipeline(bundle, "lycoris")
+        adapter = read_pipeline(bundle)
     else:
         config = _peft_config(bundle.config)
-        adapter = replace(read_pipeline(bundle, "lycoris", partial(_scaling, config)), base=config.base)
+        adapter = replace(read_pipeline(bundle, partial(_scaling, config)), base=config.base)
     modules = _with_kernels(adapter.modules)
     return replace(adapter, modules=modules, findings=(*adapter.findings, *_origins(modules)))
+
+
+LYCORIS = Dialect(
+    "lycoris",
+    title="LyCORIS; PEFT's LoHa and LoKr",
+    source="KohakuBlueleaf/LyCORIS, lycoris/modules",
+    keys="`hada_…`, `lokr_…`",
+    scaling="alpha / r of the stored factors",
+    names="as those of `kohya` and `diffusers`",
+    sniff=sniff,
+    read=read,
+    tested_with="PEFT, for its own LoHa and LoKr",
+)
 
 
 def _peft_config(config: Mapping[str, object]) -> PeftConfig:

@@ -1,11 +1,12 @@
 """Read MLX adapters: `model.layers.0.self_attn.q_proj.lora_a` stored as (d_in, rank), `lora_b` as (rank, d_out).
 
-`scale` in the config is the multiplier itself, not alpha. Source: ml-explore/mlx-lm, tuner.
+`scale` in the config is the multiplier itself, not alpha.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,13 @@ from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import TensorRef
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pairs import StoredPair, require_both_halves
 
 _DEFAULT_SCALE = 20.0  # mlx-lm's; its predecessor's example fixed 2.0, and no file says which
+
+
+_DOWN = re.compile(r".+(?<!\.weight)\.lora_a")  # GGUF puts `.weight` before it, torchtune behind
 
 
 def sniff(bundle: Bundle) -> str | None:
@@ -23,7 +28,7 @@ def sniff(bundle: Bundle) -> str | None:
     config = bundle.config or {}
     if "fine_tune_type" in config or "lora_parameters" in config:
         return "adapter_config.json with MLX's lora_parameters"
-    found = next((key for key in bundle.keys if key.endswith(".lora_a")), None)
+    found = next((key for key in bundle.keys if _DOWN.fullmatch(key)), None)
     return f"keys such as {found}" if found else None
 
 
@@ -51,7 +56,6 @@ def read(bundle: Bundle) -> Adapter:
     return Adapter(
         name=bundle.name,
         modules={name: _module(name, down, ups[name], scale or _DEFAULT_SCALE) for name, down in downs.items()},
-        dialect="mlx",
         base=base if isinstance(base, str) and base else None,
         findings=tuple(findings),
         extras=extras,
@@ -59,6 +63,18 @@ def read(bundle: Bundle) -> Adapter:
         path=bundle.path,
     )
 
+
+MLX = Dialect(
+    "mlx",
+    title="mlx-lm",
+    source="ml-explore/mlx-lm, tuner",
+    keys="`.lora_a` stored (in, rank)",
+    scaling="the config's `scale`; 20 with a warning where none is",
+    names="the base's own path",
+    sniff=sniff,
+    read=read,
+    tested_with="mlx-lm",
+)
 
 _NO_SCALE = (
     f"no config says the scale: taken as {_DEFAULT_SCALE:g}, mlx-lm's default; files of the first MLX example (2023) "

@@ -1,7 +1,4 @@
-"""Read PEFT adapters: adapter_config.json beside keys that end in lora_A.weight and lora_B.weight.
-
-Source: read off huggingface/peft.
-"""
+"""Read PEFT adapters: adapter_config.json beside keys that end in lora_A.weight and lora_B.weight."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import TensorRef
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.experts import parameter_of, split_experts
 from studio.formats.modules.names import hub_id_or_none, with_component
 from studio.formats.modules.pairs import require_both_halves, stored_module
@@ -46,7 +44,7 @@ def sniff(bundle: Bundle) -> str | None:
         return "adapter_config.json with peft_type"
     for key in bundle.keys:
         part = _split(key)
-        if part and (key.startswith("base_model.model.") or part.segment in _DOWN | _UP | {"lora_a", "lora_b"}):
+        if part and (key.startswith("base_model.model.") or part.segment in _DOWN | _UP):
             return f"keys such as {key}"
     return None
 
@@ -69,7 +67,6 @@ def read(bundle: Bundle) -> Adapter:
     return Adapter(
         name=bundle.name,
         modules=modules,
-        dialect="peft",
         base=config.base,
         findings=(
             *config.findings,
@@ -83,6 +80,28 @@ def read(bundle: Bundle) -> Adapter:
         metadata=bundle.metadata,
         path=bundle.path,
     )
+
+
+PEFT = Dialect(
+    "peft",
+    title="PEFT",
+    source="huggingface/peft, tuners/lora",
+    keys="`adapter_config.json`, `base_model.model.…`",
+    scaling="alpha / r, alpha / √r for rsLoRA, patterns as PEFT matches them",
+    names="the base's own path, wrappers removed",
+    sniff=sniff,
+    read=read,
+    tested_with="PEFT",
+    yields_to={
+        "lorweb": "its factors are named as PEFT's are, stacked",
+        "embedded": "adapters with a name stand beside the base's weights or each other",
+        "lycoris": "PEFT's own LoHa and LoKr have a config with peft_type, too",
+        "bfl": "its endings may be PEFT's",
+        "ai-toolkit": "its endings are PEFT's",
+        "comfyui": "its endings may be PEFT's",
+        "diffusers": "its endings may be PEFT's",
+    },
+)
 
 
 def canonical_name(path: str) -> str:

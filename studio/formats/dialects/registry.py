@@ -1,86 +1,36 @@
-"""Which dialect a file is in: the one list of readers, in the order in which they are asked."""
+"""What a dialect is: one way of naming an adapter's tensors. Each is declared in its own file of this folder."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from studio.core.adapter import Adapter
-from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
-from studio.formats.dialects import (
-    ai_toolkit,
-    bfl,
-    cloneofsimo,
-    comfy,
-    diffusers,
-    embedded,
-    gguf,
-    kohya,
-    lorweb,
-    lycoris,
-    mlx,
-    peft,
-    sam,
-    xlabs,
-)
-from studio.formats.modules.originals import split_fused
-
-# In the order of detection: the first that recognises a file reads it. Each has sniff(bundle) and read(bundle).
-DIALECTS: tuple[ModuleType, ...] = (
-    gguf,
-    lorweb,
-    embedded,
-    sam,
-    cloneofsimo,
-    lycoris,
-    kohya,
-    mlx,
-    xlabs,
-    bfl,
-    ai_toolkit,
-    comfy,
-    diffusers,
-    peft,
-)
-
-_WITH_NAMES = (embedded, lorweb)  # those whose files hold several adapters: `path#name`
-
-# What stands in folders of adapters and is none, by a part of a key.
-_STRANGERS = {
-    "lora_controlnet": "a Control-LoRA, which changes a ControlNet and not its base",
-    "emb_params": "a textual inversion, which is a word and no LoRA",
-    "string_to_param": "a textual inversion, which is a word and no LoRA",
-}
 
 
-def detect(bundle: Bundle) -> tuple[ModuleType, str]:
-    """The dialect of a bundle and the evidence for it; raises `Refused` where none fits."""
-    for dialect in DIALECTS:
-        evidence = dialect.sniff(bundle)
-        if evidence:
-            return dialect, evidence
-    some = ", ".join(bundle.keys[:3]) or "none"
-    what = next((what for part, what in _STRANGERS.items() if any(part in key for key in bundle.keys)), None)
-    if what is None and bundle.keys and all(key.endswith((".weight", ".bias")) for key in bundle.keys):
-        what = "a model's own weights: none of its tensors is named lora"
-    raise Refused(
-        f"{bundle.name} is {what or 'no adapter that is known here'}",
-        f"its {len(bundle.keys)} tensors are named {some}",
-    )
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one tool, or a family of tools, names the tensors of an adapter.
 
+    `sniff(bundle)` says by which keys it recognises a file, or None. `read(bundle)` gives the adapter or raises
+    `Refused`; what it leaves open (`dialect`, `evidence`) is filled in by `studio.formats.detection`.
 
-def read_bundle(bundle: Bundle) -> Adapter:
-    """Read an opened bundle by the first dialect that recognises it; a name where adapters have none is refused."""
-    dialect, evidence = detect(bundle)
-    if bundle.selected is not None and dialect not in _WITH_NAMES:
-        raise Refused(
-            f"no adapter here is named {bundle.selected[:80]}", "it is one adapter, without a name", "leave the # out"
-        )
-    return replace(read_as(dialect, bundle), evidence=evidence)
+    `title` says who writes such files and `source` where keys and scaling were read off; `keys`, `scaling` and `names`
+    (what the modules' names become) are its row in docs/reference/formats.md, in Markdown. `tested_with` is the owner's
+    library that the tests hold the reader to, empty where they hold it to `source`. `several`: a file holds several
+    adapters, opened as `path#name`. `yields_to`: the dialects that are asked before because `sniff` would claim their
+    files, too, each with the reason.
+    """
 
-
-def read_as(dialect: ModuleType, bundle: Bundle) -> Adapter:
-    """Read a bundle by a given dialect; whatever it was called there, FLUX gets diffusers' names."""
-    adapter: Adapter = dialect.read(bundle)
-    return replace(adapter, modules=split_fused(adapter.modules))
+    id: str
+    title: str
+    source: str
+    keys: str
+    scaling: str
+    names: str
+    sniff: Callable[[Bundle], str | None]
+    read: Callable[[Bundle], Adapter]
+    tested_with: str = ""
+    several: bool = False
+    yields_to: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Read LoRA-ViT, SAMed and Sam_LoRA files: numbered pairs `w_a_000`, `w_b_000`, two for each fused qkv layer.
 
 Even numbers adapt the query, odd ones the value part of `qkv`. Both become one pair of rank 2r on the fused layer,
-exactly: dW = [[B_q A_q], [0], [B_v A_v]]. Scaling is 1. Source: JamesQFreeman/LoRA-ViT (save_lora_parameters).
+exactly: dW = [[B_q A_q], [0], [B_v A_v]]. Scaling is 1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pairs import require_both_halves, stored_module
 
 _KEY = re.compile(r"w_([ab])_(\d{1,4})")
@@ -54,12 +55,23 @@ def read(bundle: Bundle) -> Adapter:
     return Adapter(
         name=bundle.name,
         modules=modules,
-        dialect="sam",
         findings=tuple(findings),
         extras=extras,
         metadata=bundle.metadata,
         path=bundle.path,
     )
+
+
+SAM = Dialect(
+    "sam",
+    title="LoRA-ViT, SAMed, Sam_LoRA",
+    source="JamesQFreeman/LoRA-ViT, save_lora_parameters",
+    keys="`w_a_000`, `w_b_000`",
+    scaling="1",
+    names="`image_encoder.blocks.N.attn.qkv`: the query and value pairs joined to one of rank 2r",
+    sniff=sniff,
+    read=read,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

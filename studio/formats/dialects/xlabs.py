@@ -1,6 +1,6 @@
 """Read XLabs FLUX adapters: `double_blocks.0.processor.qkv_lora1.down.weight`, 1 for the image stream and 2 for text.
 
-Scaling is 1; the 0.7 of the tool is a strength chosen when it runs. Source: XLabs-AI/x-flux.
+Scaling is 1; the 0.7 of the tool is a strength chosen when it runs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 
 from studio.core.adapter import Adapter
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pipeline import read_pipeline
 
 _KEY = re.compile(
@@ -24,4 +25,17 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read every processor's pairs. Raises `Refused` for half adapters."""
-    return read_pipeline(bundle, "xlabs")
+    return read_pipeline(bundle)
+
+
+XLABS = Dialect(
+    "xlabs",
+    title="XLabs' x-flux",
+    source="XLabs-AI/x-flux",
+    keys="`double_blocks.0.processor.qkv_lora1.down`",
+    scaling="1",
+    names="`transformer.…` in diffusers' naming",
+    sniff=sniff,
+    read=read,
+    tested_with="diffusers' converter",
+)

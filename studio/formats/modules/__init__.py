@@ -1,1 +1,1 @@
-"""From named tensors to modules: pairs, products, fused and expert layouts, and one name for each module."""
+"""What dialects and writers share: from named tensors to modules (pairs, products, fused layers, experts), names."""

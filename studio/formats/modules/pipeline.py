@@ -19,7 +19,7 @@ def stored_scaling(spelling: str, parts: Parts) -> None:
     """Take each module's scaling from its own parts."""
 
 
-def read_pipeline(bundle: Bundle, dialect: str, scaling: Scaling = stored_scaling) -> Adapter:
+def read_pipeline(bundle: Bundle, scaling: Scaling = stored_scaling) -> Adapter:
     """Read a diffusion adapter; `scaling(spelling, parts)` may override what a module's parts say.
 
     Raises `Refused` for half adapters, DoRA, files with nothing but other kinds, and modules given twice.
@@ -38,7 +38,6 @@ def read_pipeline(bundle: Bundle, dialect: str, scaling: Scaling = stored_scalin
     return Adapter(
         name=bundle.name,
         modules=modules,
-        dialect=dialect,
         base=base_of(bundle.metadata),
         findings=(*_left_out(found), *_untranslated(found)),
         extras=found.unknown,

@@ -15,17 +15,9 @@ from studio.core.adapter import Adapter
 from studio.core.tensors import Array
 from studio.formats.containers.safetensors_file import SaveDtype, write_safetensors
 from studio.formats.modules.pairs import folded, stored_shapes
-from studio.formats.writers.limits import require_kinds, require_no_extras, require_pipeline
+from studio.formats.writers.registry import Writer
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-TITLE = "diffusers' format"
-
-
-def check(adapter: Adapter, base_config: Mapping[str, Any]) -> None:
-    """Raise `LoomError` for what the format cannot hold."""
-    require_pipeline(adapter, TITLE)
-    require_kinds(adapter, TITLE, ("linear", "conv"))
-    require_no_extras(adapter, TITLE)
 
 
 def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping[str, Any]) -> None:
@@ -34,6 +26,19 @@ def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping
     for name, module in adapter.modules.items():
         shapes[f"{name}.lora_A.weight"], shapes[f"{name}.lora_B.weight"] = stored_shapes(module, adapter.rank)
     write_safetensors(folder / WEIGHTS, shapes, _values(adapter, shapes), dtype, _header(adapter))
+
+
+DIFFUSERS = Writer(
+    "diffusers",
+    title="diffusers",
+    about="one file, for image pipelines",
+    files=(WEIGHTS,),
+    dialect="diffusers",
+    write=write,
+    tested_with="diffusers",
+    kinds=("linear", "conv"),
+    models="image pipelines",
+)
 
 
 def _values(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:

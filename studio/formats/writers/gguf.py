@@ -20,25 +20,22 @@ from studio.formats.dialects import gguf as dialect
 from studio.formats.modules.base_config import head_size
 from studio.formats.modules.names import hub_id_or_none
 from studio.formats.modules.pairs import folded
-from studio.formats.writers.limits import require_kinds, require_no_extras
+from studio.formats.writers.registry import Writer
 
 WEIGHTS = "adapter.gguf"
-TITLE = "GGUF"
 # Model types of transformers that llama.cpp calls otherwise.
 _ARCHITECTURES = {"mistral": "llama", "phi": "phi2", "gemma3_text": "gemma3"}
 _STORED_AS: Mapping[SaveDtype, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
 def check(adapter: Adapter, base_config: Mapping[str, Any]) -> None:
-    """Raise `LoomError` for what the format cannot hold, and where the base's config does not say what it needs."""
-    require_kinds(adapter, TITLE, ("linear", "embedding"))
-    require_no_extras(adapter, TITLE)
+    """Raise `LoomError` for layers that have no name there, and where the base's config does not say what it needs."""
     stored = _stored_names(adapter, architecture_of(base_config))
     if _permutes(base_config, stored):
         rows, head = _permuted_rows(adapter, stored), head_size(base_config)
         if head is None or head % 2 or any(count % head for count in rows):
             raise LoomError(
-                f"{TITLE} reorders the rows of q and k by the base's heads",
+                "GGUF reorders the rows of q and k by the base's heads",
                 f"{rows} rows do not divide by its config's head size, {head}",
                 "give the config.json of the adapter's own base",
             )
@@ -75,12 +72,28 @@ def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping
     sync_file(folder / WEIGHTS)
 
 
+GGUF = Writer(
+    "gguf",
+    title="GGUF",
+    about="for llama.cpp",
+    files=(WEIGHTS,),
+    dialect="gguf",
+    write=write,
+    tested_with="gguf",
+    kinds=("linear", "embedding"),
+    models="language models",
+    check=check,
+    besides="architectures that llama.cpp rearranges",
+    needs_base_config=True,
+)
+
+
 def architecture_of(base_config: Mapping[str, Any]) -> str:
     """llama.cpp's name of a base's architecture; raises `LoomError` where its config does not say."""
     model_type = base_config.get("model_type")
     if not isinstance(model_type, str):
         why = "weights are named and ordered by the architecture"
-        raise LoomError(f"{TITLE} needs the base model's config.json", why, "give it as base_config")
+        raise LoomError("GGUF needs the base model's config.json", why, "give it as base_config")
     return _ARCHITECTURES.get(model_type, model_type)
 
 
@@ -99,7 +112,7 @@ def _stored_names(adapter: Adapter, architecture: str) -> dict[str, str]:
     found = {name: dialect.renamed(name, table) for name in adapter.modules}
     odd = next((name for name, stored in found.items() if stored is None), None)
     if odd is not None:
-        raise LoomError(f"{TITLE} has no name for {odd}", f"the architecture is {architecture}", "export as PEFT")
+        raise LoomError(f"GGUF has no name for {odd}", f"the architecture is {architecture}", "export as PEFT")
     return {name: stored for name, stored in found.items() if stored is not None}
 
 

@@ -21,10 +21,9 @@ from studio.formats.containers.safetensors_file import SaveDtype, write_safetens
 from studio.formats.modules.names import canonical, table_lines
 from studio.formats.modules.originals import fuse
 from studio.formats.modules.pairs import folded, stored_shapes
-from studio.formats.writers.limits import require_kinds, require_no_extras, require_pipeline
+from studio.formats.writers.registry import Writer
 
 WEIGHTS = "lora.safetensors"
-TITLE = "kohya's format"
 _PREFIXES = {
     "unet": "lora_unet_",
     "transformer": "lora_unet_",
@@ -36,13 +35,10 @@ _SDXL_CONTEXT = 2048  # width of what SDXL's cross-attention reads; 768 and 1024
 
 
 def check(adapter: Adapter, base_config: Mapping[str, Any]) -> None:
-    """Raise `LoomError` for what the format cannot hold, and for models whose underscored names have no table."""
-    require_pipeline(adapter, TITLE)
-    require_kinds(adapter, TITLE, ("linear", "conv"))
-    require_no_extras(adapter, TITLE)
+    """Raise `LoomError` for models whose underscored names have no table."""
     if any(name.startswith("transformer.") for name in adapter.modules) and not _is_flux(adapter):
         why = f"the base is {adapter.base or 'not named and has no single_transformer_blocks'}"
-        raise LoomError(f"{TITLE} is written for Stable Diffusion, SDXL and FLUX", why, "export for diffusers")
+        raise LoomError("the kohya format is written for Stable Diffusion, SDXL and FLUX", why, "export for diffusers")
     _spelled(adapter)
 
 
@@ -56,6 +52,21 @@ def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping
     rank = str(max(shapes[_keys(spelling)[0]][0] for spelling in modules))
     about = {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
     write_safetensors(folder / WEIGHTS, shapes, _values(modules, shapes), dtype, {"format": "pt", **about})
+
+
+KOHYA = Writer(
+    "kohya",
+    title="kohya",
+    about="one file, for ComfyUI and sd-scripts",
+    files=(WEIGHTS,),
+    dialect="kohya",
+    write=write,
+    tested_with="diffusers",
+    kinds=("linear", "conv"),
+    models="image pipelines",
+    check=check,
+    besides="models other than Stable Diffusion, SDXL and FLUX",
+)
 
 
 def _values(modules: Mapping[str, LoraModule], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
@@ -89,7 +100,9 @@ def _spelled(adapter: Adapter) -> dict[str, LoraModule]:
         original = _ldm_paths().get(path, path) if component == "unet" and is_sdxl else path
         spelling = f"{prefix}{original.replace('.', '_')}"
         if prefix is None or canonical(spelling) != (name, True):
-            raise LoomError(f"{TITLE} has no name for {name}", "no table leads from its underscores back to it")
+            raise LoomError(
+                f"the kohya format has no name for {name}", "no table leads from its underscores back to it"
+            )
         spelled[spelling] = module
     return spelled
 

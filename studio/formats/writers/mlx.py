@@ -17,19 +17,11 @@ from studio.formats.containers.bundle import CONFIG
 from studio.formats.containers.safetensors_file import SaveDtype, write_json, write_safetensors
 from studio.formats.modules.names import hub_id_or_none
 from studio.formats.modules.pairs import folded
-from studio.formats.writers.limits import require_kinds, require_no_extras, require_no_pipeline
+from studio.formats.writers.registry import Writer
 
 WEIGHTS = "adapters.safetensors"
-TITLE = "MLX's format"
 _ALL_LAYERS = -1
 _IN_LAYER = re.compile(r".*?\.\d+\.")  # what stands before a module's own path in its layer
-
-
-def check(adapter: Adapter, base_config: Mapping[str, Any]) -> None:
-    """Raise `LoomError` for what the format cannot hold."""
-    require_no_pipeline(adapter, TITLE)
-    require_kinds(adapter, TITLE, ("linear", "embedding"))
-    require_no_extras(adapter, TITLE)
 
 
 def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping[str, Any]) -> None:
@@ -40,6 +32,19 @@ def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping
         shapes[f"{name}.lora_b"] = (adapter.rank, module.d_out)
     write_safetensors(folder / WEIGHTS, shapes, _values(adapter), dtype, {"format": "mlx"})
     write_json(folder / CONFIG, config_of(adapter))
+
+
+MLX = Writer(
+    "mlx",
+    title="MLX folder",
+    about="for Apple silicon",
+    files=(CONFIG, WEIGHTS),
+    dialect="mlx",
+    write=write,
+    tested_with="mlx-lm",
+    kinds=("linear", "embedding"),
+    models="language models",
+)
 
 
 def config_of(adapter: Adapter) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from studio.formats.containers.safetensors_file import SaveDtype, write_json, wr
 from studio.formats.modules.experts import fused_experts, stored_names
 from studio.formats.modules.names import hub_id_or_none, without_component
 from studio.formats.modules.pairs import folded, stored_shapes
+from studio.formats.writers.registry import Writer
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -43,6 +44,21 @@ def write(adapter: Adapter, folder: Path, dtype: SaveDtype, base_config: Mapping
         shapes[_extra_key(name, adapter)] = tensor.shape
     write_safetensors(folder / WEIGHTS, shapes, _values(adapter, shapes), dtype, {"format": "pt"})
     write_json(folder / CONFIG, config_of(adapter))
+
+
+PEFT = Writer(
+    "peft",
+    title="PEFT folder",
+    about="for PEFT and transformers",
+    files=(CONFIG, WEIGHTS),
+    dialect="peft",
+    write=write,
+    tested_with="PEFT",
+    kinds=("linear", "conv", "embedding", "expert"),
+    full_tensors=True,
+    check=check,
+    besides="some experts of a parameter without the others",
+)
 
 
 def config_of(adapter: Adapter) -> dict[str, Any]:

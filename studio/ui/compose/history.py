@@ -56,7 +56,7 @@ class HistoryPanel:
                         elem_id="export-dtype",
                     )
                     self.format = gr.Dropdown(
-                        [(writer.title.partition(" (")[0], id) for id, writer in WRITERS.items()],
+                        [(writer.title, name) for name, writer in WRITERS.items()],
                         value="peft",
                         label="Format",
                         min_width=90,

@@ -13,7 +13,7 @@ import gradio as gr
 from studio.composing.compose import Composition
 from studio.composing.export import export
 from studio.core.errors import LoomError
-from studio.formats import WRITERS
+from studio.formats.writers import writers_for
 from studio.recipes.recipe import Recipe, Source
 from studio.recipes.sources import UPLOAD
 from studio.recipes.uploads import receive
@@ -23,7 +23,7 @@ from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Job, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis, kept, recipe_at_large, recipe_of, strongest
 
-_FORMATS = ("peft", "diffusers", "kohya")
+_FORMATS = writers_for("image pipelines")
 _MAX_RANK = 256
 
 
@@ -40,7 +40,7 @@ class ExportPanel:
                 0, 128, 0, step=1, label="Rank", info="0 keeps all, exactly; less is cut by SVD", elem_id="keep-rank"
             )
             self.format = gr.Dropdown(
-                [(WRITERS[id].title.partition(" (")[0], id) for id in _FORMATS], value="peft", label="Format",
+                [(writer.title, name) for name, writer in _FORMATS.items()], value="peft", label="Format",
                 elem_id="keep-format", min_width=100,
             )  # fmt: skip
         with gr.Row():
@@ -80,7 +80,7 @@ class ExportPanel:
         path, composition = job.result()
         report = composition.report
         said = (
-            f"Saved for {WRITERS[format].title.partition(' (')[0]}: rank {report.rank}, {len(report.modules)} modules, "
+            f"Saved for {_FORMATS[format].title}: rank {report.rank}, {len(report.modules)} modules, "
             f"kept energy {report.kept_energy:.2%}, {path.stat().st_size / 1e6:.1f} MB, recipe inside, read back and "
             "compared."
         )

@@ -1,13 +1,13 @@
 """Read ComfyUI's generic naming, which ai-toolkit also writes: `diffusion_model.<path>` and `text_encoders.<name>.`.
 
 The path is that of the model's original repository or of diffusers. Scaling is alpha / r where alpha is stored, else 1.
-Source: ComfyUI, comfy/lora.py.
 """
 
 from __future__ import annotations
 
 from studio.core.adapter import Adapter
 from studio.formats.containers.bundle import Bundle
+from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.parts import split_key
 from studio.formats.modules.pipeline import read_pipeline
 
@@ -21,4 +21,18 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read the denoiser and the text encoders. Raises `Refused` for half adapters and DoRA."""
-    return read_pipeline(bundle, "comfyui")
+    return read_pipeline(bundle)
+
+
+COMFYUI = Dialect(
+    "comfyui",
+    title="ComfyUI's generic names",
+    source="Comfy-Org/ComfyUI, comfy/lora.py",
+    keys="`diffusion_model.…`, `text_encoders.…`",
+    scaling="alpha tensors; else 1",
+    names="`unet.…`, `transformer.…`, `text_encoder.…`",
+    sniff=sniff,
+    read=read,
+    tested_with="diffusers' converters",
+    yields_to={"ai-toolkit": "it writes the same names; the header tells"},
+)

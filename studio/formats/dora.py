@@ -34,7 +34,7 @@ def open_dora(path: str | Path, base: str | Path) -> Adapter:
     magnitudes, plain = _parted(bundle)
     if not magnitudes:
         raise Refused(f"{bundle.name} is no DoRA", "it holds no lora_magnitude_vector", "open it as any other adapter")
-    adapter = peft.read(plain)
+    adapter = replace(peft.read(plain), dialect=peft.PEFT.id)
     weights = _weights(Path(base).expanduser())
     modules = {
         name: _plain(module, magnitudes[name], _weight_of(name, weights)) if name in magnitudes else module

@@ -19,9 +19,11 @@ from studio.core.errors import LoomError
 from studio.core.outputs import require_folder, stays
 from studio.formats.containers.bundle import open_bundle, read_config
 from studio.formats.containers.safetensors_file import DTYPE_CODES, SaveDtype
-from studio.formats.dialects.registry import read_as
+from studio.formats.detection import read_as
+from studio.formats.dialects import DIALECTS
 from studio.formats.modules.base_config import cached_base_config
-from studio.formats.writers.registry import WRITERS, BaseConfig, Writer
+from studio.formats.writers import WRITERS, Writer
+from studio.formats.writers.registry import BaseConfig
 
 RECIPE, CARD = "recipe.yaml", "README.md"
 # Largest relative error of a delta, ||read - meant|| / ||meant||: two factors, each rounded once.
@@ -50,7 +52,7 @@ def save_adapter(
     writer = _writer(format)
     base = _base_config(adapter, writer, base_config)
     _check(adapter, target, writer, dtype)
-    writer.check(adapter, base)
+    writer.require(adapter, base)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
@@ -60,7 +62,7 @@ def save_adapter(
             _write_text(folder / RECIPE, recipe)
             _write_text(folder / CARD, card)
             sync_folder(folder)
-            compare(adapter, read_as(writer.dialect, open_bundle(folder)), _TOLERANCE[dtype])
+            compare(adapter, read_as(DIALECTS[writer.dialect], open_bundle(folder)), _TOLERANCE[dtype])
             _publish(_zipped(folder) if _is_zip(target) else folder, target, Path(temporary) / "earlier")
         sync_folder(target.parent)
     except OSError as error:

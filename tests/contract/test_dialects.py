@@ -1,0 +1,85 @@
+"""What every dialect keeps: it is declared, listed and documented, reads its own files and claims no other's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from studio.core.errors import Refused
+from studio.formats import DIALECTS, open_adapter
+from studio.formats.containers.bundle import open_bundle, split_selection
+from studio.formats.dialects.registry import Dialect
+from tests.contract.dialect_files import FILES, DialectFile
+from tests.contract.registry import unlisted
+
+LIST = "DIALECTS in studio/formats/dialects/__init__.py"
+EVERY = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.label)
+
+
+def test_every_dialect_that_is_declared_is_listed() -> None:
+    assert unlisted("studio.formats.dialects", Dialect, DIALECTS) == []
+
+
+@EVERY
+def test_a_dialect_has_a_file_that_tests_read(dialect: Dialect) -> None:
+    assert dialect.id in {file.dialect for file in FILES}, (
+        f"no file of {dialect.id} is in FILES of tests/contract/dialect_files.py"
+    )
+
+
+@EVERY
+def test_a_dialect_says_what_the_docs_need(dialect: Dialect) -> None:
+    said = (dialect.id, dialect.title, dialect.source, dialect.keys, dialect.scaling, dialect.names)
+    assert all(text.strip() == text and text and "|" not in text and "\n" not in text for text in said), said
+
+
+@EVERY_FILE
+def test_a_file_is_claimed_by_its_own_dialect_and_those_that_yield_to_it(file: DialectFile, tmp_path: Path) -> None:
+    claims = claimed_by(file, tmp_path)
+    assert file.dialect in claims, f"{file.dialect} does not recognise {file.about}"
+    for other in claims - {file.dialect}:
+        both = f"{other} claims {file.label}, too"
+        assert file.dialect in DIALECTS[other].yields_to, f"{both}: make its sniff precise, or declare why it yields"
+
+
+@EVERY
+def test_a_dialect_is_asked_after_those_that_it_yields_to(dialect: Dialect, tmp_path: Path) -> None:
+    order = list(DIALECTS)
+    for other, reason in dialect.yields_to.items():
+        assert reason, f"{dialect.id} does not say why it yields to {other}"
+        assert order.index(other) < order.index(dialect.id), f"{dialect.id} stands before {other} in {LIST}"
+        files = [file for file in FILES if file.dialect == other]
+        claims = [claimed_by(file, tmp_path / other / str(index)) for index, file in enumerate(files)]
+        assert any(dialect.id in names for names in claims), f"{dialect.id} need not yield to {other}"
+
+
+@EVERY_FILE
+def test_a_file_is_read_as_its_dialect_with_the_evidence(file: DialectFile, tmp_path: Path) -> None:
+    adapter = open_adapter(file.write(tmp_path))
+    assert adapter.dialect == file.dialect
+    assert adapter.evidence
+    assert adapter.modules
+    for module in adapter.modules.values():
+        delta = module.delta()
+        assert delta.shape == (module.d_out, module.d_in)
+        assert np.isfinite(delta).all()
+        assert delta.any()
+
+
+@EVERY_FILE
+def test_a_name_is_refused_where_a_file_holds_one_adapter(file: DialectFile, tmp_path: Path) -> None:
+    path = file.write(tmp_path)
+    if DIALECTS[file.dialect].several:
+        return
+    with pytest.raises(Refused, match="without a name"):
+        open_adapter(f"{path}#other")
+
+
+def claimed_by(file: DialectFile, folder: Path) -> set[str]:
+    """The dialects whose `sniff` recognises a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle = open_bundle(*split_selection(file.write(folder)))
+    return {name for name, dialect in DIALECTS.items() if dialect.sniff(bundle)}
