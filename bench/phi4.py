@@ -183,7 +183,7 @@ def split(folder: Path) -> dict[str, Any]:
     """Take fused projections apart; whether the parts of one, put together, are the whole bit for bit."""
     from studio.formats import open_adapter
     from studio.formats.containers.bundle import read_config
-    from studio.formats.modules.fused import split_projections
+    from studio.formats.projections import split_projections
 
     vision = open_adapter(f"{folder}#vision")
     parts = split_projections(vision, read_config(folder / "config.json"))

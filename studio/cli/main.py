@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from studio.cli.analogy import add_verb as add_analogy
+from studio.cli.formats import add_formats
 from studio.cli.inspect import add_inspect
 from studio.cli.learn import add_verbs as add_learn_and_score
 from studio.cli.merge import add_merge
@@ -20,7 +21,7 @@ from studio.cli.ui import add_ui
 from studio.core.errors import LoomError
 from studio.core.version import VERSION
 
-VERBS = (add_ui, add_inspect, add_methods, add_merge, add_learn_and_score, add_route, add_analogy)
+VERBS = (add_ui, add_inspect, add_formats, add_methods, add_merge, add_learn_and_score, add_route, add_analogy)
 _ALONE = ("ui",)  # what `loom` without a verb does
 
 

@@ -38,7 +38,7 @@ def add_merge(add: Callable[..., argparse.ArgumentParser]) -> None:
     merge.add_argument(
         "--other-bases", action="store_true", default=None, help="merge adapters of different base models"
     )
-    merge.add_argument("--format", choices=[*WRITERS], default="peft")
+    merge.add_argument("--format", choices=[*WRITERS], default="peft", help="see `formats`; default peft")
     merge.add_argument("--base-config", type=Path, metavar="JSON", help="the base's config.json, for GGUF")
     merge.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     merge.add_argument("--save-recipe", type=Path, metavar="YAML", help="write the recipe too")

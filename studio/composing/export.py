@@ -6,10 +6,10 @@ from pathlib import Path
 
 from studio.composing.compose import Composition
 from studio.composing.report import Report
+from studio.core.hub_ids import hub_id_or_none
 from studio.core.version import VERSION
 from studio.formats import save_adapter
 from studio.formats.containers.safetensors_file import SaveDtype
-from studio.formats.modules.names import hub_id_or_none
 from studio.recipes.recipe import Recipe, placed
 from studio.text.folders import folder_at_hand
 

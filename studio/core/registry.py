@@ -22,8 +22,8 @@ R = TypeVar("R", bound=Record)
 def records(package: str, places: Sequence[str], kind: type[R]) -> Mapping[str, R]:
     """The records at these places of a package by id, in this order.
 
-    A place is "file:name", or "file" for a record that is called as its file is. Raises `TypeError` for a place that
-    holds no such record, `ValueError` for an id listed twice.
+    A place is "file:name", or "file" for a record that is called as its file is, in capitals where it is a constant.
+    Raises `TypeError` for a place that holds no such record, `ValueError` for an id listed twice.
     """
     found: dict[str, R] = {}
     for place in places:
@@ -43,4 +43,5 @@ def label(title: str, summary: str) -> str:
 
 def _at(package: str, place: str) -> object:
     file, _, name = place.partition(":")
-    return getattr(import_module(f"{package}.{file}"), name or file, None)
+    module = import_module(f"{package}.{file}")
+    return getattr(module, name or file, None) or getattr(module, file.upper(), None)

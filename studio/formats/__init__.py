@@ -2,7 +2,7 @@
 
 `containers` are files that hold tensors, `dialects` the ways to name them (one file each), `writers` the export targets
 (one file each), `modules` what dialects and writers share. `detection`, `opening`, `inspection` and `saving` tie them
-together; `dora` reads DoRA where its base is at hand.
+together; `dora` and `projections` take apart what needs the base, or its config, at hand.
 """
 
 from __future__ import annotations

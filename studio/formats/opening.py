@@ -10,10 +10,10 @@ from pathlib import Path
 from studio.core.adapter import Adapter
 from studio.core.errors import MissingFile
 from studio.core.files import sha256
+from studio.core.hub_ids import looks_like_id
 from studio.formats.containers.bundle import CONFIG, Bundle, open_bundle, split_selection
 from studio.formats.detection import read_bundle
 from studio.formats.inspection import Inspection, judge
-from studio.formats.modules.names import looks_like_id
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from studio.core.errors import LoomError, NotAtHand, Refused
 from studio.core.files import local_path
+from studio.core.hub_ids import looks_like_id
 from studio.core.late import diffusers, torch
-from studio.formats.modules.names import looks_like_id
 from studio.vision.attached import attach
 from studio.vision.encoders import check_mode, open_encoder
 from studio.vision.kontext import KontextModel, Prompting

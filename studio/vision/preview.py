@@ -18,8 +18,8 @@ from PIL import Image
 from studio.core.adapter import Adapter
 from studio.core.errors import Cancelled, LoomError, NotAtHand, Refused
 from studio.core.files import local_path
+from studio.core.hub_ids import looks_like_id
 from studio.core.late import diffusers, torch
-from studio.formats.modules.names import looks_like_id
 from studio.vision.injected import Placed, injected, layers_of, place
 
 Stop = Callable[[], bool]

@@ -16,7 +16,7 @@ import yaml
 
 from studio.cli import main as cli
 from studio.composing.report import ModuleReport, Report, SourceReport
-from studio.formats import open_adapter
+from studio.formats import DIALECTS, WRITERS, open_adapter
 from studio.merging import methods
 from studio.recipes.recipe import load
 from tests.contract.contract import FEW, UNSIGNED
@@ -85,6 +85,15 @@ def test_inspect_as_json_says_all_and_fails_if_one_is_refused(tmp_path: Path, tw
     assert all(item.keys() == INSPECTION for item in found)
     assert found[0]["findings"] == []
     assert all(finding.keys() == {"level", "module", "text"} for finding in found[1]["findings"])
+
+
+def test_formats_are_listed_as_the_registries_have_them(capsys: pytest.CaptureFixture[str]) -> None:
+    _, listed, _ = call(capsys, "formats", "--json")
+    found = json.loads(listed)
+    assert [dialect["id"] for dialect in found["read"]] == [*DIALECTS]
+    assert [writer["id"] for writer in found["written"]] == [*WRITERS]
+    _, text, _ = call(capsys, "formats")
+    assert all(f"  {id} " in text for id in (*DIALECTS, *WRITERS))
 
 
 def test_methods_are_listed_without_torch() -> None:

@@ -13,10 +13,10 @@ from safetensors import safe_open
 
 from studio.core.adapter import Adapter, in_memory_module
 from studio.core.errors import LoomError
+from studio.core.hub_ids import hub_id_or_none
 from studio.formats import open_adapter, save_adapter
 from studio.formats import saving as export
 from studio.formats.containers.safetensors_file import encode
-from studio.formats.modules.names import hub_id_or_none
 from tests.fixtures import pair, peft_folder
 
 

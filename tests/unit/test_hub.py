@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from studio.core.errors import LoomError, MissingFile, NotAtHand, Refused
+from studio.core.hub_ids import looks_like_id
 from studio.formats import open_adapter
 from studio.formats.containers.hub import MAX_BYTES, fetch, pinned_revision
-from studio.formats.modules.names import looks_like_id
 from tests.fixtures import peft_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -17,7 +17,7 @@ from studio.core.errors import LoomError, Refused
 from studio.core.tensors import _Mapped
 from studio.formats import embedded_adapters, inspect, open_adapter, save_adapter
 from studio.formats.containers.bundle import read_config
-from studio.formats.modules.fused import split_projections
+from studio.formats.projections import split_projections
 from studio.routing.modality_views import modality_views
 
 SMALL = Phi4(layers=3, width=48, hidden=40, heads=6, key_heads=2, vision=4, speech=6)

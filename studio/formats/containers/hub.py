@@ -25,8 +25,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from studio.core.errors import LoomError, MissingFile, NotAtHand, Refused
+from studio.core.hub_ids import looks_like_id
 from studio.formats.containers.bundle import CONFIG, NESTED, choose_weights
-from studio.formats.modules.names import looks_like_id
 
 MAX_BYTES = 8 << 30
 _REVISION = re.compile(r"[\w][\w.\-/]{0,199}")

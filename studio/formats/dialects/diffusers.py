@@ -45,7 +45,7 @@ def read(bundle: Bundle) -> Adapter:
 
 DIFFUSERS = Dialect(
     "diffusers",
-    title="diffusers, today's files and the old attention processors'",
+    title="diffusers, attention processors of old releases included",
     source="huggingface/diffusers, loaders/lora_pipeline.py",
     keys="`unet.…lora.down`, `…processor.to_q_lora.down`",
     scaling="alpha tensors or the header's config; else 1",

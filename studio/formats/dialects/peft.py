@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
+from studio.core.hub_ids import hub_id_or_none
 from studio.core.tensors import TensorRef
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.experts import parameter_of, split_experts
-from studio.formats.modules.names import hub_id_or_none, with_component
+from studio.formats.modules.names import with_component
 from studio.formats.modules.pairs import require_both_halves, stored_module
 from studio.formats.modules.peft_config import PeftConfig, instead_of, read_peft_config
 

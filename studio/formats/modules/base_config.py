@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from studio.core.hub_ids import hub_id_or_none
 from studio.formats.containers.bundle import read_config
-from studio.formats.modules.names import hub_id_or_none
 
 
 def head_size(config: Mapping[str, Any]) -> int | None:

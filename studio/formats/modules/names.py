@@ -51,7 +51,6 @@ _COMFY = {
     ("text_encoders", "t5xxl", "transformer"): "text_encoder_3",
 }
 _LDM_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95})?")
 _ORIGINALS = (
     "wan_original",
     "hunyuan_video_original",
@@ -63,16 +62,6 @@ _ORIGINALS = (
 _BLOCK = re.compile(r"(?<=\.)\d{1,4}(?=\.)")
 _NUMBER = re.compile(r"(?<=_)\d{1,4}(?=_)")  # the first one is the block's
 _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-
-
-def looks_like_id(text: str) -> bool:
-    """Whether a text has the form of a Hub id with its owner, owner/name."""
-    return "/" in text and hub_id_or_none(text) is not None
-
-
-def hub_id_or_none(base: str | None) -> str | None:
-    """The base's name if it looks like a Hub id; a path of somebody's machine says nothing to anybody else."""
-    return base if base and _HUB_ID.fullmatch(base) and ".." not in base and "--" not in base else None
 
 
 def with_component(path: str) -> str:

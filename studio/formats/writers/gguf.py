@@ -14,11 +14,11 @@ import numpy as np
 
 from studio.core.adapter import Adapter
 from studio.core.errors import LoomError
+from studio.core.hub_ids import hub_id_or_none
 from studio.core.tensors import Array
 from studio.formats.containers.safetensors_file import SaveDtype, encode, sync_file
 from studio.formats.dialects import gguf as dialect
 from studio.formats.modules.base_config import head_size
-from studio.formats.modules.names import hub_id_or_none
 from studio.formats.modules.pairs import folded
 from studio.formats.writers.registry import Writer
 

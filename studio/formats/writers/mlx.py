@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.adapter import Adapter
+from studio.core.hub_ids import hub_id_or_none
 from studio.core.tensors import Array
 from studio.formats.containers.bundle import CONFIG
 from studio.formats.containers.safetensors_file import SaveDtype, write_json, write_safetensors
-from studio.formats.modules.names import hub_id_or_none
 from studio.formats.modules.pairs import folded
 from studio.formats.writers.registry import Writer
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.adapter import Adapter, LoraModule
+from studio.core.hub_ids import hub_id_or_none
 from studio.core.tensors import Array
 from studio.formats.containers.bundle import CONFIG
 from studio.formats.containers.safetensors_file import SaveDtype, write_json, write_safetensors
 from studio.formats.modules.experts import fused_experts, stored_names
-from studio.formats.modules.names import hub_id_or_none, without_component
+from studio.formats.modules.names import without_component
 from studio.formats.modules.pairs import folded, stored_shapes
 from studio.formats.writers.registry import Writer
 

@@ -14,7 +14,7 @@ from studio.core.errors import LoomError
 from studio.core.files import local_path
 from studio.formats import embedded_adapters, open_adapter
 from studio.formats.containers.bundle import read_config
-from studio.formats.modules.fused import split_projections
+from studio.formats.projections import split_projections
 from studio.routing.modality_views import ModalityViews, modality_views
 from studio.ui.route.modalities import markup as html
 from studio.ui.shell import markup
