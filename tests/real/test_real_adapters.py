@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from studio.core.errors import LoomError
-from studio.formats import inspect, open_adapter, save_adapter
+from studio.formats import DIALECTS, inspect, open_adapter, save_adapter
+from studio.formats.containers.bundle import open_bundle
 from studio.formats.saving import relative_error
 
 
@@ -113,6 +114,14 @@ def test_verdict(real_data: Path, name: str) -> None:
     if expected.verdict == "refused":
         with pytest.raises(LoomError):
             open_adapter(real_data / "loras" / name)
+
+
+@pytest.mark.parametrize("name", [name for name, expected in TABLE.items() if expected.dialect])
+def test_no_other_dialect_claims_it_but_those_that_are_declared(real_data: Path, name: str) -> None:
+    bundle = open_bundle(real_data / "loras" / name)
+    claims = {id for id, dialect in DIALECTS.items() if dialect.sniff(bundle)}
+    own = DIALECTS[TABLE[name].dialect or ""]
+    assert own.id in claims <= {own.id, *own.also_claimed_by}
 
 
 @pytest.mark.parametrize("name", [name for name in OPENED if "lokr" not in name])

@@ -23,8 +23,8 @@ def dialects() -> str:
 def reading() -> str:
     """By what each dialect is recognised and what is made of it, in the order in which they are asked."""
     return _table(
-        ("dialect", "recognised by", "scaling", "names become", "asked after"),
-        ((f"`{name}`", it.keys, it.scaling, it.names, _code(it.yields_to)) for name, it in DIALECTS.items()),
+        ("dialect", "recognised by", "scaling", "names become", "asked before"),
+        ((f"`{name}`", it.keys, it.scaling, it.names, _code(it.also_claimed_by)) for name, it in DIALECTS.items()),
     )
 
 

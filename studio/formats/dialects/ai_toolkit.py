@@ -33,4 +33,9 @@ AI_TOOLKIT = Dialect(
     names="`transformer.…`",
     sniff=sniff,
     read=read,
+    also_claimed_by={
+        "comfyui": "it writes the same names; the header tells",
+        "diffusers": "it writes the same names; the header tells",
+        "peft": "its endings are PEFT's",
+    },
 )

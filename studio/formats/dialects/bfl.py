@@ -50,4 +50,8 @@ BFL = Dialect(
     sniff=sniff,
     read=read,
     tested_with="diffusers' converter",
+    also_claimed_by={
+        "diffusers": "FLUX's original blocks are a transformer's",
+        "peft": "its endings are PEFT's, as is the prefix of fal's",
+    },
 )

@@ -34,5 +34,8 @@ COMFYUI = Dialect(
     sniff=sniff,
     read=read,
     tested_with="diffusers' converters",
-    yields_to={"ai-toolkit": "it writes the same names; the header tells"},
+    also_claimed_by={
+        "diffusers": "`diffusion_model.` stands for a component of a pipeline",
+        "peft": "its endings may be PEFT's",
+    },
 )

@@ -53,13 +53,7 @@ DIFFUSERS = Dialect(
     sniff=sniff,
     read=read,
     tested_with="diffusers",
-    yields_to={
-        "lorweb": "a basis names its layers as diffusers does",
-        "xlabs": "its processors are named in FLUX's original blocks",
-        "bfl": "FLUX's original blocks are a transformer's, too",
-        "ai-toolkit": "its names are diffusers' or ComfyUI's; the header tells",
-        "comfyui": "`diffusion_model.` stands for a component of a pipeline",
-    },
+    also_claimed_by={"peft": "its endings are PEFT's; the component in front tells"},
 )
 
 

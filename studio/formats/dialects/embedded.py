@@ -59,6 +59,7 @@ EMBEDDED = Dialect(
     sniff=sniff,
     read=read,
     several=True,
+    also_claimed_by={"peft": "each of the adapters is PEFT's"},
 )
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
-
-import numpy as np
 
 from studio.core.adapter import Adapter, Finding, LoraModule, delta_scale
 from studio.core.errors import Refused
@@ -21,6 +19,7 @@ from studio.core.tensors import Array, TensorRef
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.base_config import cached_base_config, head_size
+from studio.formats.modules.heads import unpermuted
 from studio.formats.modules.names import table_lines
 from studio.formats.modules.pairs import require_both_halves, stored_module
 
@@ -66,7 +65,7 @@ def read(bundle: Bundle) -> Adapter:
         if name is None:
             raise Refused(f"{stored} has no counterpart in transformers", f"the architecture is {architecture}")
         module = _module(name, down, ups[stored], alpha, stored == _EMBEDDING)
-        modules[name] = replace(module, load=_unpermuted(module, heads)) if heads and is_permuted(stored) else module
+        modules[name] = unpermuted(module, heads) if heads and is_permuted(stored) else module
     return Adapter(
         name=bundle.name,
         modules=modules,
@@ -114,28 +113,6 @@ def is_permuted(stored: str) -> bool:
     return stored.rpartition(".")[2] in PERMUTED_TENSORS
 
 
-def permute_rows(b: Array, head: int) -> Array:
-    """Rows of each head from two halves to pairs, as llama.cpp stores them."""
-    return np.ascontiguousarray(b.reshape(-1, 2, head // 2, b.shape[1]).swapaxes(1, 2).reshape(b.shape))
-
-
-def unpermute_rows(b: Array, head: int) -> Array:
-    """The inverse of `permute_rows`."""
-    return np.ascontiguousarray(b.reshape(-1, head // 2, 2, b.shape[1]).swapaxes(1, 2).reshape(b.shape))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Unpermuted:
-    """Reads a pair of q or k with its rows in the order of transformers."""
-
-    pair: Callable[[], tuple[Array, Array]]
-    head: int
-
-    def __call__(self) -> tuple[Array, Array]:
-        a, b = self.pair()
-        return a, unpermute_rows(b, self.head)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _EmbeddingPair:
     """Reads an embedding's pair: A is stored by token, (vocabulary, rank)."""
@@ -179,12 +156,6 @@ def _module(name: str, down: TensorRef, up: TensorRef, alpha: float, is_embeddin
         name, replace(down, shape=shape), up, scaling, "embedding" if is_embedding else None, alpha or None
     )
     return replace(module, load=_EmbeddingPair(down, up)) if is_embedding else module
-
-
-def _unpermuted(module: LoraModule, head: int) -> _Unpermuted:
-    if head % 2 or module.d_out % head:
-        raise Refused(f"{module.name} has {module.d_out} rows", f"its base's heads have {head}", "check the base model")
-    return _Unpermuted(module.load, head)
 
 
 def _head_size(bundle: Bundle, base: str | None) -> int:

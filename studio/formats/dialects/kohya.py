@@ -37,5 +37,4 @@ KOHYA = Dialect(
     sniff=sniff,
     read=read,
     tested_with="diffusers' converters",
-    yields_to={"lycoris": "it names modules in the same way, and stores other parts"},
 )

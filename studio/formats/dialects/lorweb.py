@@ -61,6 +61,10 @@ LORWEB = Dialect(
     sniff=sniff,
     read=read,
     several=True,
+    also_claimed_by={
+        "diffusers": "layers are named as diffusers names them",
+        "peft": "factors are named as PEFT names them, and stacked",
+    },
 )
 
 

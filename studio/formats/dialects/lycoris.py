@@ -57,6 +57,10 @@ LYCORIS = Dialect(
     sniff=sniff,
     read=read,
     tested_with="PEFT, for its own LoHa and LoKr",
+    also_claimed_by={
+        "kohya": "modules are named as kohya names them; the parts tell",
+        "peft": "PEFT's own LoHa and LoKr have a config with peft_type",
+    },
 )
 
 

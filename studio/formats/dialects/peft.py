@@ -93,15 +93,6 @@ PEFT = Dialect(
     sniff=sniff,
     read=read,
     tested_with="PEFT",
-    yields_to={
-        "lorweb": "its factors are named as PEFT's are, stacked",
-        "embedded": "adapters with a name stand beside the base's weights or each other",
-        "lycoris": "PEFT's own LoHa and LoKr have a config with peft_type, too",
-        "bfl": "its endings may be PEFT's",
-        "ai-toolkit": "its endings are PEFT's",
-        "comfyui": "its endings may be PEFT's",
-        "diffusers": "its endings may be PEFT's",
-    },
 )
 
 

@@ -19,8 +19,8 @@ class Dialect:
     `title` says who writes such files and `source` where keys and scaling were read off; `keys`, `scaling` and `names`
     (what the modules' names become) are its row in docs/reference/formats.md, in Markdown. `tested_with` is the owner's
     library that the tests hold the reader to, empty where they hold it to `source`. `several`: a file holds several
-    adapters, opened as `path#name`. `yields_to`: the dialects that are asked before because `sniff` would claim their
-    files, too, each with the reason.
+    adapters, opened as `path#name`. `also_claimed_by`: the dialects whose `sniff` recognises these files, too, each
+    with the reason; they are asked later.
     """
 
     id: str
@@ -33,4 +33,4 @@ class Dialect:
     read: Callable[[Bundle], Adapter]
     tested_with: str = ""
     several: bool = False
-    yields_to: Mapping[str, str] = field(default_factory=dict)
+    also_claimed_by: Mapping[str, str] = field(default_factory=dict)

@@ -38,4 +38,5 @@ XLABS = Dialect(
     sniff=sniff,
     read=read,
     tested_with="diffusers' converter",
+    also_claimed_by={"diffusers": "attention processors, in FLUX's original blocks"},
 )

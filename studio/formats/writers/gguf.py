@@ -19,6 +19,7 @@ from studio.core.tensors import Array
 from studio.formats.containers.safetensors_file import SaveDtype, encode, sync_file
 from studio.formats.dialects import gguf as dialect
 from studio.formats.modules.base_config import head_size
+from studio.formats.modules.heads import permute_rows
 from studio.formats.modules.pairs import folded
 from studio.formats.writers.registry import Writer
 
@@ -129,6 +130,6 @@ def _values(adapter: Adapter, stored: Mapping[str, str], head: int | None) -> It
     for name, module in adapter.modules.items():
         a, b = folded(module, adapter.rank)
         a = a.T if module.kind == "embedding" else a
-        b = dialect.permute_rows(b, head) if head and dialect.is_permuted(stored[name]) else b
+        b = permute_rows(b, head) if head and dialect.is_permuted(stored[name]) else b
         yield a.shape, a
         yield b.shape, b
