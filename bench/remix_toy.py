@@ -15,7 +15,7 @@ from torch import Tensor
 
 from studio.routing.ess import effective_support
 from studio.routing.kinds import kind_by_id
-from studio.routing.policy import log_policy, log_probability, sample
+from studio.routing.policy import CLIP, log_policy, log_probability, sample
 from studio.routing.rloo import surrogate
 from studio.routing.toy import CHOSEN, EXPERTS, RANK, WIDTH, make_toy
 
@@ -102,7 +102,7 @@ def run(batch: Batch, reading: Reading, kind: str, samples: int) -> list[dict[st
     optimizer = torch.optim.Adam([weight], lr=RATE)
     for _ in range(STEPS):
         part = batch.take(torch.randint(TRAIN_ROWS, (SEEDS, BATCH), generator=g))
-        log_q = log_policy(part.inputs @ weight.transpose(1, 2))
+        log_q = log_policy(part.inputs @ weight.transpose(1, 2), CLIP)
         optimizer.zero_grad()
         loss_of(part, log_q, kind, samples, reading.total, g).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -6,8 +6,8 @@ All functions take any leading shape (...): examples, or examples by tokens.
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
-from math import perm
 from typing import TYPE_CHECKING, Final
 
 from studio.core.errors import BadRecipe
@@ -17,25 +17,27 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 CLIP: Final = 10.0
-"""Logits beyond +-10 are cut there, so that no adapter's chance is ever lost to rounding (routing.md 1.2)."""
-FLOOR: Final = 1e-6
-"""The least probability that counts as left once adapters were taken (routing.md 1.2)."""
+"""While selections are drawn, logits are cut at +-10, so that every adapter is still tried (routing.md 1.2)."""
 _MOST: Final = 100_000
 
 
-def log_policy(logits: Tensor, clip: float = CLIP) -> Tensor:
-    """log q (..., n) from logits (..., n)."""
-    return logits.clamp(-clip, clip).log_softmax(-1)
+def log_policy(logits: Tensor, clip: float | None = None) -> Tensor:
+    """log q (..., n) from logits (..., n); inference takes them as they are, since a clip would tie the best."""
+    return (logits if clip is None else logits.clamp(-clip, clip)).log_softmax(-1)
 
 
 def log_probability(log_q: Tensor, chosen: Tensor) -> Tensor:
     """log Q(J) (...) of ordered selections `chosen` (..., k) under log_q (..., n).
 
-    sum_j log q[i_j] - log(1 - sum_{j' < j} q[i_j']), the bracket not below `FLOOR`.
+    sum_j log q[i_j] - log sum_{i not yet taken} q[i]. Summing what is left, where the paper subtracts what is gone from
+    1, is exact however sure the policy is.
     """
     own = log_q.gather(-1, chosen)
-    taken = own.exp().cumsum(-1) - own.exp()
-    return (own - (1 - taken).clamp_min(FLOOR).log()).sum(-1)
+    left, total = log_q.expand(*chosen.shape[:-1], log_q.shape[-1]), []
+    for taken in chosen.split(1, dim=-1):
+        total.append(left.logsumexp(-1))
+        left = left.scatter(-1, taken, -math.inf)
+    return (own - torch.stack(total, -1)).sum(-1)
 
 
 def sample(log_q: Tensor, k: int, generator: Generator) -> Tensor:
@@ -59,7 +61,7 @@ def entropy(log_q: Tensor) -> Tensor:
 
 def ordered_selections(n: int, k: int) -> Tensor:
     """All ordered selections (n! / (n - k)!, k), for exact expectations; raises `BadRecipe` for more than 100 000."""
-    if not 1 <= k <= n or perm(n, k) > _MOST:
+    if not 1 <= k <= n or math.perm(n, k) > _MOST:
         raise BadRecipe(f"Selections of {k} of {n} cannot be listed", f"at most {_MOST} can", "take fewer")
     return torch.tensor(list(permutations(range(n), k)), dtype=torch.long).reshape(-1, k)
 

@@ -82,10 +82,10 @@ class Router:
         """How many features it reads."""
         return int(self.weight.shape[-1])
 
-    def log_policy(self, x: Tensor, group: int = 0) -> Tensor:
-        """log q (..., n) for features x (..., D)."""
+    def log_policy(self, x: Tensor, group: int = 0, clip: float | None = None) -> Tensor:
+        """log q (..., n) for features x (..., D); the logits cut at +-`clip` where one is given."""
         y = (x.float() - self.center[group]) / self.scale[group]
-        return log_policy(y @ self.weight[group].T)
+        return log_policy(y @ self.weight[group].T, clip)
 
     def given(self, chosen: Tensor) -> Tensor:
         """The weights (..., n) of a selection (..., k): omega for the chosen."""

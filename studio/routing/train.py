@@ -19,7 +19,7 @@ from studio.core.late import torch
 from studio.learning.data import batch_rows
 from studio.learning.fit import Progress, Schedule, State, Stop, fit
 from studio.routing.measures import Decided, Labels, Measures, measure, unlabelled
-from studio.routing.policy import entropy, log_probability, sample
+from studio.routing.policy import CLIP, entropy, log_probability, sample
 from studio.routing.rloo import surrogate
 from studio.routing.router import Router
 
@@ -110,7 +110,7 @@ class Pass:
     def __call__(self, x: Tensor, group: int = 0, mask: Tensor | None = None) -> Tensor:
         """Decide; what a drawn decision rests on gets no gradient, so that log Q trains the router alone."""
         drawn = self.router.rule.trained_by == "draws" and self.generator is not None
-        log_q = self.router.log_policy(x.detach() if drawn else x, group)
+        log_q = self.router.log_policy(x.detach() if drawn else x, group, CLIP if drawn else None)
         if drawn and self.generator is not None:
             chosen = sample(log_q, self.router.k, self.generator)
             self.log_probability = self.log_probability + _summed(log_probability(log_q, chosen), mask)

@@ -20,6 +20,7 @@ from studio.routing.policy import (
     subset_probability,
 )
 from studio.routing.rloo import advantages, surrogate
+from studio.routing.router import Router
 
 
 def policy(n: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -72,6 +73,21 @@ def test_theorem_2_holds_wherever_a_subset_is_likelier_than_one_half() -> None:
             checked += 1
             assert set(subsets[found.argmax()].tolist()) == set(best(log_q, 2).tolist())
     assert checked > 10
+
+
+@pytest.mark.parametrize("gap", [4.0, 14.0, 20.0, 60.0, 600.0])
+def test_probabilities_of_all_selections_add_up_to_one_however_sure_the_policy_is(gap: float) -> None:
+    every = ordered_selections(4, 3)
+    log_q = log_policy(torch.tensor([gap, 0.0, -0.5, -gap], dtype=torch.float32))
+    assert log_probability(log_q.expand(len(every), 4), every).exp().sum().item() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_inference_takes_the_largest_scores_where_a_clip_would_tie_them() -> None:
+    scores = torch.tensor([[10.5], [11.0], [25.0], [-3.0]])
+    about = {"names": ("a", "b", "c", "d"), "weight": scores[None], "center": torch.zeros(1, 1), "scale": torch.ones(1)}
+    for k, expected in ((1, {2}), (2, {1, 2})):
+        weights = Router(**about, k=k).route(torch.ones(1, 1))
+        assert set(weights[0].nonzero()[:, 0].tolist()) == expected
 
 
 def test_a_nearly_certain_policy_stays_finite() -> None:
