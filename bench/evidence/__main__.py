@@ -2,8 +2,8 @@
 
 Every part (an experiment, a pair, a seed) is kept in build/evidence as soon as it is measured, one 0 or 1 an item, so a
 run that was stopped goes on. Where `bench.evidence.seeds` has trained no adapters of a seed, the shipped ones are used
-with that seed's examples, draws and learning, and the page says so. Then writes bench/results/evidence.json, and from
-it docs/explanation/evidence.md and the table in README.md.
+with that seed's examples, draws and learning, and the page says so. Then brings them into bench/results/evidence.json,
+where what was not measured again stays as it was, and from it writes docs/explanation/evidence.md and README's table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.evidence.experiments import EXPERIMENTS
-from bench.evidence.page import write_pages
+from bench.evidence.page import read_results, write_pages
 from bench.evidence.world import EVERY, ROOT, SHIPPED, Size, World, adapters_of, folder_of, is_at_hand
 from studio.core.files import write_atomic
 from studio.text.bases import open_base
@@ -58,12 +58,10 @@ def missing(options: argparse.Namespace) -> Iterator[Part]:
 
 
 def newest(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One part for each experiment, pair and seed: with adapters of its own seed, where there is such a one."""
+    """One part for each experiment, pair and seed: the first, or the first with adapters of its own seed if any has."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for part in parts:
-        key = (part["experiment"], part["pair"], part["seed"])
-        if key not in found or part["adapters"] == part["seed"]:
-            found[key] = part
+    for part in sorted(parts, key=lambda part: part["adapters"] != part["seed"]):
+        found.setdefault((part["experiment"], part["pair"], part["seed"]), part)
     return list(found.values())
 
 
@@ -100,12 +98,31 @@ def main() -> None:
 
 
 def write_results() -> None:
-    """The results file of all parts, and the pages that come of it."""
-    parts = newest([json.loads(path.read_text()) for path in sorted(PARTS.glob("*.json"))])
-    about = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
-    results = {"about": about | asdict(Size()), "parts": parts}
+    """The record with the parts measured here, and the pages that come of it; what was not measured again stays."""
+    measured = [json.loads(path.read_text()) for path in sorted(PARTS.glob("*.json"))]
+    results = merged(read_results(RESULTS), measured, _here() | asdict(Size()))
     write_atomic(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
     write_pages(results)
+
+
+def merged(record: Mapping[str, Any], measured: list[dict[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with what was measured now in place of the same parts.
+
+    Raises `ValueError` where the two were measured by samples of other sizes, which no table may mix.
+    """
+    sizes = asdict(Size()).keys()
+    if differing := [name for name in sizes if record["about"].get(name) != about[name]]:
+        raise ValueError(f"the record was measured with another {differing[0]}: write it anew from all parts")
+    both = {name: "; ".join(dict.fromkeys([record["about"][name], about[name]])) for name in ("torch", "device")}
+    parts = newest([*measured, *record["parts"]])
+    order = {name: place for place, name in enumerate(EXPERIMENTS)}
+    parts.sort(key=lambda part: (order[part["experiment"]], part["pair"], part["seed"]))
+    return {"about": {**about, **both} if measured else record["about"], "parts": parts}
+
+
+def _here() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"torch": torch.__version__, "device": device}
 
 
 if __name__ == "__main__":

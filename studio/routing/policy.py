@@ -34,9 +34,9 @@ def log_probability(log_q: Tensor, chosen: Tensor) -> Tensor:
     """
     own = log_q.gather(-1, chosen)
     left, total = log_q.expand(*chosen.shape[:-1], log_q.shape[-1]), []
-    for taken in chosen.split(1, dim=-1):
+    for taken in chosen.unbind(-1):
         total.append(left.logsumexp(-1))
-        left = left.scatter(-1, taken, -math.inf)
+        left = left.scatter(-1, taken[..., None], -math.inf)
     return (own - torch.stack(total, -1)).sum(-1)
 
 

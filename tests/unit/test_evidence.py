@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from bench.evidence.__main__ import newest
+from bench.evidence.__main__ import merged, newest
 from bench.evidence.page import (
     PAGE,
     README,
@@ -20,6 +21,7 @@ from bench.evidence.page import (
     readme_table,
     verdict,
 )
+from bench.evidence.world import Size
 from studio.evaluation.intervals import Interval
 
 TASKS = columns("math+shout").values()
@@ -92,3 +94,21 @@ def test_claims_are_judged_on_paired_items() -> None:
 def test_a_part_with_adapters_of_its_own_seed_replaces_the_other() -> None:
     shipped, own, first = part("fixed", 1, {"sum": "0"}), part("fixed", 1, {"sum": "1"}, 1), part("fixed", 0, {})
     assert newest([own, shipped, first]) == newest([shipped, own, first]) == [own, first]
+
+
+def test_a_partial_run_replaces_its_own_parts_and_leaves_the_rest_of_the_record() -> None:
+    record = read_results()
+    old = next(part for part in record["parts"] if part["experiment"] == "fixed")
+    again = {**old, "rows": {"sum": {}}}
+    about = {"torch": "9.9", "device": "cpu", **asdict(Size())}
+    after = merged(record, [again], about)
+    assert len(after["parts"]) == len(record["parts"])
+    assert [part for part in after["parts"] if part not in record["parts"]] == [again]
+    assert "9.9" in after["about"]["torch"]
+    assert merged(record, [], about)["about"] == record["about"]
+
+
+def test_figures_of_other_sample_sizes_are_not_mixed() -> None:
+    about = {"torch": "9.9", "device": "cpu", **asdict(Size()), "examples": 1}
+    with pytest.raises(ValueError, match="another examples"):
+        merged(read_results(), [], about)
