@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.fixtures import peft_folder
+from tests.modules import ROOT, module_name
 
-ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "studio").rglob("*.py"))
 OUTSIDE_ENGINE = ("studio.ui",)
 LATE = ("torch", "transformers", "peft", "diffusers", "umap", "sklearn", "scipy")
@@ -34,12 +34,6 @@ import runpy, sys
 sys.modules.update(dict.fromkeys(("gradio", *{LATE})))
 runpy.run_module("studio", run_name="__main__", alter_sys=True)
 """
-
-
-def module_name(path: Path) -> str:
-    """`studio/a/b.py` and `studio/a/b/__init__.py` are both studio.a.b."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
