@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from studio.core.errors import Refused
 from studio.formats.containers.bundle import nested_adapters
 from studio.formats.detection import detect, read_bundle
 from studio.formats.dialects import DIALECTS, embedded
@@ -41,8 +42,16 @@ def embedded_adapters(path: str | Path) -> tuple[str, ...]:
     """
     try:
         nested = nested_adapters(Path(path).expanduser())
-        if nested:
-            return tuple(nested)
-        return embedded.names(bundle_at(path).keys)
+        return tuple(sorted({*nested, *_stored_names(path, bool(nested))}))
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def _stored_names(path: str | Path, has_folders: bool) -> tuple[str, ...]:
+    """The names in the files themselves; beside adapters that have folders, a checkpoint may hold none."""
+    try:
+        return embedded.names(bundle_at(path).keys)
+    except Refused:
+        if has_folders:
+            return ()
+        raise

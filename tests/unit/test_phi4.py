@@ -92,6 +92,17 @@ def test_folders_win_over_the_checkpoint_and_hold_the_same(checkpoint: Path, fol
         np.testing.assert_array_equal(adapter.delta(QKV), before.delta(QKV))
 
 
+def test_an_adapter_saved_into_the_models_folder_hides_no_other(checkpoint: Path, tmp_path: Path) -> None:
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    save_adapter(open_adapter(f"{checkpoint}#vision"), tmp_path / "vision-lora")
+    assert embedded_adapters(tmp_path) == ("speech", "vision")
+    assert open_adapter(f"{tmp_path}#vision").dialect == "peft"
+    assert open_adapter(f"{tmp_path}#speech").dialect == "embedded"
+    with pytest.raises(Refused, match=r"several adapters.*speech, vision"):
+        open_adapter(tmp_path)
+
+
 def test_the_extracted_folder_opens_in_stock_peft(folders: Path) -> None:
     from peft import PeftConfig
     from peft.utils import load_peft_weights

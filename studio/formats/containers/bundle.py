@@ -42,13 +42,17 @@ _MAX_ZIP_RATIO = 100  # weights hardly compress; even an untrained adapter, half
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """An adapter's files, opened but not yet understood; `selected` names one of several adapters in them."""
+    """An adapter's files, opened but not yet understood; `selected` names one of several adapters in them.
+
+    `nested` are the names of further ones, in folders of their own beside these files.
+    """
 
     path: Path
     weights: Path
     file: TensorFile
     config: Mapping[str, Any] | None = None
     selected: str | None = None
+    nested: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> Mapping[str, TensorRef]:
@@ -101,15 +105,25 @@ class Located:
 def open_bundle(path: Path, selected: str | None = None) -> Bundle:
     """Open an adapter's files; headers only, no values are read.
 
-    Where the folder of a model holds its adapters in folders of their own, `selected` names one of those, and its
-    checkpoint is not looked at. Raises `MissingFile` where there is nothing, `Refused` where there is no adapter.
+    Where the folder of a model holds adapters in folders of their own, `selected` may name one of those; a name that
+    has no folder is looked for in its checkpoint. Raises `MissingFile` where there is nothing, `Refused` where there is
+    no adapter.
     """
     nested = nested_adapters(path)
-    if nested:
-        path, selected = _chosen(path, nested, selected), None
+    if selected in nested:
+        return _opened(nested[selected], None)
+    try:
+        return _opened(path, selected, tuple(nested))
+    except (Refused, MissingFile):
+        if not nested:
+            raise
+        return _opened(_chosen(path, nested, selected), None)
+
+
+def _opened(path: Path, selected: str | None, nested: tuple[str, ...] = ()) -> Bundle:
     located = locate(path)
     config = read_config(located.config) if located.config else None
-    return Bundle(path, located.weights, _open_weights(located), config, selected)
+    return Bundle(path, located.weights, _open_weights(located), config, selected, nested)
 
 
 def nested_adapters(path: Path) -> Mapping[str, Path]:

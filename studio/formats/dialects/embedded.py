@@ -32,16 +32,18 @@ def sniff(bundle: Bundle) -> str | None:
     """Evidence of named adapters, several or beside the layers that they adapt; or None."""
     found = names(bundle.keys)
     beside_base = bundle.weights.suffix == ".json" or any(key.endswith(_BASE_KEY) for key in bundle.keys)
-    if not found or (len(found) == 1 and not beside_base and bundle.selected is None):
+    is_alone = len(found) == 1 and not bundle.nested
+    if not found or (is_alone and not beside_base and bundle.selected is None):
         return None
     return f"keys of adapters named {', '.join(found)}"
 
 
 def read(bundle: Bundle) -> Adapter:
     """Read the selected adapter, or the only one. Raises `Refused` where it is unclear which one is meant."""
-    found = names(bundle.keys)
+    stored = names(bundle.keys)
+    found = sorted({*stored, *bundle.nested})
     name = bundle.selected or (found[0] if len(found) == 1 else None)
-    if name not in found:
+    if name not in stored:
         raise unclear(name, bundle.path.name, found)
     tensors = {key: tensor for key, tensor in bundle.tensors.items() if _name_of(key) == name}
     config = bundle.config or _settings(bundle, name)
