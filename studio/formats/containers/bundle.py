@@ -110,7 +110,7 @@ def open_bundle(path: Path, selected: str | None = None) -> Bundle:
     no adapter.
     """
     nested = nested_adapters(path)
-    if selected in nested:
+    if selected is not None and selected in nested:
         return _opened(nested[selected], None)
     try:
         return _opened(path, selected, tuple(nested))
