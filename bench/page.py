@@ -31,8 +31,8 @@ from urllib.error import URLError
 from studio.recipes.presets import load_preset, preset_ids
 from studio.recipes.recipe import Source
 from studio.recipes.sources import EMBEDDED, embedded_paths
+from studio.session.store import Settings
 from studio.ui.shell.page import Page, build
-from studio.ui.shell.sessions import Settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "page.json"
@@ -194,7 +194,7 @@ def main() -> None:
     rows = [] if options.no_start else [start(options.repeats)]
     with tempfile.TemporaryDirectory() as folder:
         page = build(Settings(Path(folder)))
-        bench = Bench(page, page.shared.sessions.enter(None)[0], options.repeats)
+        bench = Bench(page, page.shared.sessions.enter(None)[0].token, options.repeats)
         rows += bench.rows()
         bench.all_adapters()
         rows += bench.rows()

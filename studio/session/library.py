@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio.core.adapter import Adapter
+from studio.core.errors import Cancelled
 from studio.formats import Inspection
 from studio.recipes.recipe import Source
 from studio.recipes.sources import named, open_source
@@ -37,6 +38,7 @@ class Library:
         self._lock = threading.Lock()
         self._opening: dict[_Place, threading.Lock] = {}
         self._entries: dict[_Place, tuple[Entry, ...]] = {}  # several where a file changed under a recipe's pin
+        self._closed = False
 
     def open(self, source: Source) -> Entry:
         """The entry of a source, opened now if it is not open yet; raises `LoomError` as `open_source` does."""
@@ -60,8 +62,16 @@ class Library:
             every = [entry for entries in self._entries.values() for entry in entries]
         return next((entry.source for entry in every if entry.sha256 == sha256), None)
 
+    def close(self) -> None:
+        """Let go of every adapter, and open none from now on."""
+        with self._lock:
+            self._closed = True
+            self._entries.clear()
+
     def _find(self, source: Source) -> Entry | None:
         with self._lock:
+            if self._closed:
+                raise Cancelled("This session has ended")
             entries = self._entries.get(_place(source), ())
         return next((entry for entry in entries if source.sha256 in (None, entry.sha256)), None)
 
@@ -70,7 +80,8 @@ class Library:
         verdict = opened.verdict
         entry = Entry(source, replace(opened.adapter, findings=verdict.findings), opened.sha256, verdict)
         with self._lock:
-            self._entries[_place(source)] = (*self._entries.get(_place(source), ()), entry)
+            if not self._closed:
+                self._entries[_place(source)] = (*self._entries.get(_place(source), ()), entry)
         return entry
 
 

@@ -5,6 +5,7 @@ The page holds one workspace for each visitor and never lets two share one. Noth
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -40,9 +41,10 @@ class Workspace:
     """
 
     def __init__(self, folder: Path, is_local: bool = True) -> None:
-        self.folder, self.is_local = folder, is_local
+        self.is_local = is_local
         self.library, self.results = Library(folder, is_local=is_local), Results()
         self.progress = (0, 0)  # modules merged, of how many
+        self._folder, self._closed = folder, False
         self._lock = threading.RLock()
         self._history = History()
         self._selection: tuple[int, ...] = ()
@@ -51,12 +53,38 @@ class Workspace:
         self._exports: tempfile.TemporaryDirectory[str] | None = None
 
     @property
+    def folder(self) -> Path:
+        """Where the visitor's own files are; raises `Cancelled` once they are gone."""
+        self._require_open()
+        return self._folder
+
+    @property
     def exports(self) -> Path:
-        """Where downloads are written: a temporary folder, since the page serves files from nowhere else."""
+        """Where downloads are written: a temporary folder, since the page serves files from nowhere else.
+
+        Raises `Cancelled` once it is gone.
+        """
         with self._lock:
+            self._require_open()
             if self._exports is None:
-                self._exports = tempfile.TemporaryDirectory(prefix="loom-export-")
+                self._exports = tempfile.TemporaryDirectory(prefix="loom-export-", ignore_cleanup_errors=True)
             return Path(self._exports.name)
+
+    def close(self) -> None:
+        """End what is being computed, let go of all adapters and results, and remove the files."""
+        with self._lock:
+            self._closed = True
+            self.stop()
+            exports, self._exports = self._exports, None
+        self.library.close()
+        self.results.close()
+        if exports is not None:
+            exports.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Cancelled("This session has ended")
 
     # What is in the workspace ---------------------------------------------------------------------------------------
 

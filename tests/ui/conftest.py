@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from studio.session.store import Settings
 from studio.ui.shell.page import Page, build
-from studio.ui.shell.sessions import Settings
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,11 @@ from PIL import Image
 
 from studio.formats import open_adapter
 from studio.recipes.recipe import Source
+from studio.session.store import Sessions, Settings
 from studio.ui.pictures.analogy import AnalogyPanel, atlas, models
 from studio.ui.pictures.analogy.atlas import BRINGS, MOVES
 from studio.ui.shell.panel import Shared
-from studio.ui.shell.sessions import Sessions, Settings, WarmUp
+from studio.ui.shell.warm_up import WarmUp
 from studio.units import pca
 from tests.kontext import clip_folder, kontext_pipeline, lorweb_folder
 
@@ -41,7 +42,7 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalogyPanel]:
 @pytest.fixture
 def token(panel: AnalogyPanel) -> str:
     """A visitor who has opened the room."""
-    token, _, _ = panel.room.shared.sessions.enter(None)
+    token = panel.room.shared.sessions.enter(None)[0].token
     for _ in panel.on_open(token):
         pass
     return token
@@ -63,7 +64,7 @@ def apart(first: Image.Image, second: Image.Image) -> float:
 
 
 def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel) -> None:
-    token, _, _ = panel.room.shared.sessions.enter(None)
+    token = panel.room.shared.sessions.enter(None)[0].token
     assert last(panel.on_open("")) == {
         panel.pictures.state: last(panel.on_open(""))[panel.pictures.state],
         panel.early: True,
@@ -216,7 +217,7 @@ def test_own_pictures_and_paint(panel: AnalogyPanel, token: str) -> None:
 
 
 def test_two_visitors_who_draw_at_once_get_their_own_pictures(panel: AnalogyPanel, token: str) -> None:
-    other, _, _ = panel.room.shared.sessions.enter(None)
+    other = panel.room.shared.sessions.enter(None)[0].token
     panel.pictures.on_world(other, "invert", "", 3)
     alone = [drawn(panel, who) for who in (token, other)]
     found: dict[str, list[Image.Image]] = {token: [], other: []}
@@ -258,7 +259,7 @@ def test_a_shared_studio_opens_no_other_models(tmp_path: Path) -> None:
     sessions = Sessions(Settings(tmp_path, is_local=False))
     with gr.Blocks():
         shared = AnalogyPanel(Shared(sessions, WarmUp(()), gr.State(""), gr.State(0), gr.State(0)))
-    token, _, _ = sessions.enter(None)
+    token = sessions.enter(None)[0].token
     with pytest.raises(gr.Error) as caught:
         shared.other.on_named(token, "/etc", "", "")
     assert "shared" in caught.value.message

@@ -13,9 +13,10 @@ import pytest
 
 from studio.formats import save_adapter
 from studio.recipes.recipe import Source
+from studio.session.store import Sessions, Settings
 from studio.ui.pictures.image.page import ImagePanel
 from studio.ui.shell.panel import Shared
-from studio.ui.shell.sessions import Sessions, Settings, WarmUp
+from studio.ui.shell.warm_up import WarmUp
 from tests.image_bases import quiet, whole_sd
 from tests.pipelines import adapter_for
 
@@ -33,7 +34,7 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> ImagePanel:
 
 @pytest.fixture
 def token(panel: ImagePanel) -> str:
-    return panel.shared.sessions.enter(None)[0]
+    return panel.shared.sessions.enter(None)[0].token
 
 
 def drawn(updates: Iterator[dict[Any, Any]], into: Any) -> list[Any]:
@@ -143,7 +144,7 @@ def test_a_shared_studio_opens_no_bases(tmp_path: Path) -> None:
     sessions = Sessions(Settings(tmp_path, is_local=False))
     with gr.Blocks():
         panel = ImagePanel(Shared(sessions, WarmUp(()), gr.State(""), gr.State(0), gr.State("")))
-    token = sessions.enter(None)[0]
+    token = sessions.enter(None)[0].token
     list(panel.on_bring(token))
     with pytest.raises(gr.Error) as caught:
         list(panel.on_draw(token, "/etc", False, None, *TOLD))

@@ -18,7 +18,7 @@ from studio.text.skills import items
 from studio.ui.compose.learn import curves
 from studio.ui.compose.learn.page import LearningPanel
 from studio.ui.judge import table
-from studio.ui.judge.page import ScoringPanel
+from studio.ui.judge.page import ScoringPanel, learned_in
 from studio.ui.shell import task_choices
 from studio.ui.shell.page import Page
 from tests.contract.contract import UNSIGNED
@@ -40,7 +40,8 @@ SWEEP = (["cat"], "1; 0.5", "1", "0", "", "")
 @pytest.fixture
 def token(page: Page) -> str:
     """A visitor with the first preset, MATH and SHOUT, in the workspace."""
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
     return token
 
@@ -90,7 +91,7 @@ def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) ->
 def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
     steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *{**QUICK, "steps": 400}.values(), *RECYCLE)
     next(steps)
-    run = learning(page).runs.get(token)
+    run = learning(page).run(token)
     assert run
     with pytest.raises(gr.Error, match="Stop it first"):
         next(learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE))
@@ -103,7 +104,7 @@ def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
     assert 2 <= made < 400
     more = learning(page).on_resume(token)
     next(more)
-    later = learning(page).runs.get(token)
+    later = learning(page).run(token)
     assert later is not run
     assert later
     while len(later.losses) <= made:
@@ -175,7 +176,7 @@ def test_learned_rows_never_stand_alone(
     learn(page, token, examples=value)
     judge_own = scoring(page).on_judge(token, ["math", "shout"], [value], 50, "", True, [], "", "1", "0", "", "")
     found = whole(judge_own)
-    run = scoring(page).jobs.get(token)
+    run = scoring(page).run(token)
     assert run
     kinds = [(row.entry.name, row.entry.kind) for row in run.rows]
     assert kinds == [
@@ -194,13 +195,13 @@ def test_learned_rows_never_stand_alone(
     assert fresh[scoring(page).table] == found[scoring(page).table]
     assert fresh[scoring(page).bar]["visible"] is True
     page.mixer.on_weight(0, token, 0.3)
-    assert scoring(page)._learned(token, page.shared.workspace(token)) is None
+    assert learned_in(page.shared.session(token)) is None
 
 
 def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> None:
     workspace = page.shared.workspace(token)
     found = judge(page, token, ["math", "shout"], ["math+shout:test"])
-    run = scoring(page).jobs.get(token)
+    run = scoring(page).run(token)
     assert run
     assert [row.entry.name for row in run.rows] == ["base", "math", "shout", "cat 1,1", "cat 0.5,0.5"]
     assert set(run.rows[0].cells) == {"math+shout:test", "math:test", "shout:test"}
@@ -221,7 +222,7 @@ def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
     sweep = ([UNSIGNED[0], "cat"], "1,-1", "1", "0", "", "")
     given = (["math", "shout"], ["math:test"], 2, "math=math:kept", False)
     whole(scoring(page).on_judge(token, *given, *sweep))
-    run = scoring(page).jobs.get(token)
+    run = scoring(page).run(token)
     assert run
     refused = [row for row in run.rows if row.refused]
     assert [row.entry.recipe.method for row in refused if row.entry.recipe] == [UNSIGNED[0]]
@@ -234,7 +235,7 @@ def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
 def test_regmean_is_a_row_that_opens(page: Page, token: str) -> None:
     sweep = (["regmean"], "1", "1", "0", "", "")
     whole(scoring(page).on_judge(token, ["math", "shout"], ["math:test"], 2, "", False, *sweep))
-    run = scoring(page).jobs.get(token)
+    run = scoring(page).run(token)
     assert run
     assert run.rows[-1].entry.name == "RegMean, own data"
     merged = run.rows[-1].entry.adapter

@@ -14,11 +14,11 @@ from bench.phi4 import Phi4, write_checkpoint
 from studio.audio.speech import RATE
 from studio.core.errors import LoomError
 from studio.mixture.world import IMAGE_QUESTIONS, Sight, picture
+from studio.session.store import Settings
 from studio.ui.route.modalities import markup as html
 from studio.ui.route.modalities.folder import opened
 from studio.ui.route.modalities.page import ModalityPanel, decided, example_of, inputs_of, measured, shown
 from studio.ui.shell.page import Page, build
-from studio.ui.shell.sessions import Settings
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def room(page: Page) -> ModalityPanel:
 
 @pytest.fixture(scope="module")
 def token(page: Page) -> str:
-    return page.shared.sessions.enter(None)[0]
+    return page.shared.sessions.enter(None)[0].token
 
 
 STARS = Sight(2, "red", "star", "white")
@@ -164,7 +164,8 @@ def test_the_adapters_of_a_folder_side_by_side(room: ModalityPanel, token: str, 
 
 def test_the_adapters_of_a_folder_merge_in_compose(page: Page, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "phi", Phi4(layers=1, width=24, hidden=16, heads=6, key_heads=2, vision=2, speech=3))
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     for name in ("vision", "speech"):
         last(page.library.on_add(token, f"{tmp_path / 'phi'}#{name}"))
     report = workspace.compose().report
@@ -182,5 +183,5 @@ def test_a_shared_studio_opens_no_paths(tmp_path: Path) -> None:
     with gr.Blocks():
         room = ModalityPanel(page.shared)
     assert room.folder.path.visible is False
-    token = page.shared.sessions.enter(None)[0]
+    token = page.shared.sessions.enter(None)[0].token
     assert "vision norm" in last_text(room.folder.on_show(token, str(tmp_path / "phi"), False))

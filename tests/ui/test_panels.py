@@ -25,7 +25,7 @@ from studio.session.workspace import MAX_SOURCES
 from studio.ui.compose.units import clusters_of
 from studio.ui.shell.launch import keep_token_private
 from studio.ui.shell.page import Page, build
-from studio.ui.shell.panel import LatestJob, as_message
+from studio.ui.shell.panel import as_message
 from tests.contract.contract import UNSIGNED
 from tests.fixtures import peft_folder
 
@@ -33,7 +33,8 @@ from tests.fixtures import peft_folder
 @pytest.fixture
 def token(page: Page, tmp_path: Path) -> str:
     """A visitor with two random adapters in the workspace."""
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     for seed, name in enumerate(("one", "two")):
         last(page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed))))
     assert len(workspace.units().table.adapters) == 2  # the map has been drawn
@@ -72,15 +73,6 @@ def test_the_slider_shows_what_the_recipe_has(
 
 def test_a_message_shows_a_strangers_name_as_text() -> None:
     assert as_message(LoomError("no <img src=x> & co")).message == "No &lt;img src=x&gt; &amp; co."
-
-
-def test_two_clicks_begin_one_run() -> None:
-    works: LatestJob[int] = LatestJob()
-    second = works.beginning("me")
-    with works.beginning("me"), works.beginning("you"), pytest.raises(LoomError, match="already"):
-        second.__enter__()
-    with works.beginning("me"):
-        works.put("me", 1)
 
 
 def test_a_method_brings_its_own_knobs(page: Page, token: str) -> None:
@@ -174,7 +166,7 @@ def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: 
     written = Path(done[page.history.download]["value"])
     assert written.name == "my mix.zip"
     kept = shutil.copy(written, tmp_path / "kept.zip")
-    other, _, _ = page.shared.sessions.enter(None)
+    other = page.shared.sessions.enter(None)[0].token
     with pytest.raises(gr.Error, match="Add it to the library"):  # exports carry no paths of this machine
         page.history.on_open(other, str(kept))
     for name in ("one", "two"):
@@ -185,7 +177,8 @@ def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: 
 
 
 def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path) -> None:
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     folder = peft_folder(tmp_path / "math", rank=2, alpha=8)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"ab")
@@ -197,7 +190,7 @@ def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path)
 
 
 def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
-    token, _, _ = page.shared.sessions.enter(None)
+    token = page.shared.sessions.enter(None)[0].token
     evil = "<img src=x onerror=alert(1)>"
     peft_folder(tmp_path / "evil", base=evil, modules={evil: (6, 5)})
     last(page.library.on_add(token, str(tmp_path / "evil")))
@@ -210,7 +203,8 @@ def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
 
 
 def test_two_visitors_share_nothing(page: Page, token: str) -> None:
-    other, workspace, is_new = page.shared.sessions.enter(None)
+    session, is_new = page.shared.sessions.enter(None)
+    other, workspace = session.token, session.workspace
     assert is_new
     assert other != token
     assert not workspace.entries
@@ -221,7 +215,8 @@ def test_two_visitors_share_nothing(page: Page, token: str) -> None:
 
 @pytest.mark.parametrize("forged", ["", "../../etc", "x" * 32 + "/..", None, 7])
 def test_a_forged_token_gets_a_workspace_of_its_own(page: Page, forged: object) -> None:
-    token, workspace, is_new = page.shared.sessions.enter(forged)  # type: ignore[arg-type]
+    session, is_new = page.shared.sessions.enter(forged)  # type: ignore[arg-type]
+    token, workspace = session.token, session.workspace
     assert is_new
     assert token != forged
     assert workspace.folder.parent == page.shared.sessions.settings.root

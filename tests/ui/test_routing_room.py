@@ -27,7 +27,8 @@ TASKS = ["math", "shout", "math+shout"]
 @pytest.fixture(scope="module")
 def token(page: Page) -> str:
     """A visitor with math and shout in the workspace."""
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
     return token
 
@@ -94,7 +95,8 @@ def test_the_router_is_judged_beside_all_others(room: RoutingPanel, token: str, 
 
 
 def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, done: dict[Any, Any]) -> None:
-    other, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    other, workspace = session.token, session.workspace
     file = str(done[room.download]["value"])
     with pytest.raises(gr.Error, match="adapters it was trained over"):
         room.on_router(other, file)
@@ -106,13 +108,14 @@ def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, do
 
 
 def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
     run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 5000, 2)  # too many to be done before it is stopped
     next(run)
     with pytest.raises(gr.Error, match="Stop it first"):
         next(room.on_train(token, TASKS, 4, *ORDER))
-    while not room.runs.get(token).history or "Step" not in room.runs.get(token).status:
+    while not room.run(token).history or "Step" not in room.run(token).status:
         next(run)
     room.on_stop(token)
     stopped = last(run)
@@ -125,18 +128,20 @@ def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
 
 
 def test_a_router_whose_end_nobody_saw_is_there_when_the_page_is_opened(page: Page, room: RoutingPanel) -> None:
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
     next(room.on_train(token, TASKS, 4, *ORDER))  # and the page is closed
-    room.runs.get(token).job.result()
+    room.run(token).job.result()
     fresh = last(room.on_open(token, None))
     assert "Done after" in fresh[room.state]
     assert Path(fresh[room.download]["value"]).is_file()
-    assert room.ready.get(token)
+    assert room.ready(token)
 
 
 def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPanel, tmp_path: Path) -> None:
-    token, workspace, _ = page.shared.sessions.enter(None)
+    session, _ = page.shared.sessions.enter(None)
+    token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"q{i}", "answer": "a"}) + "\n" for i in range(3)))
@@ -171,13 +176,13 @@ def test_tasks_that_do_not_fit_are_messages(room: RoutingPanel, token: str, task
 
 
 def test_there_is_nothing_to_judge_before_a_run(page: Page, room: RoutingPanel) -> None:
-    other, _, _ = page.shared.sessions.enter(None)
+    other = page.shared.sessions.enter(None)[0].token
     with pytest.raises(gr.Error, match="Train one first"):
         last(room.beside.on_judge(other, 2))
 
 
 def test_an_empty_workspace_has_nothing_to_choose(page: Page, room: RoutingPanel) -> None:
-    token, _, _ = page.shared.sessions.enter(None)
+    token = page.shared.sessions.enter(None)[0].token
     with pytest.raises(gr.Error, match="two adapters"):
         last(room.on_train(token, TASKS, 4, *ORDER))
 

@@ -18,9 +18,10 @@ from studio.core.files import write_atomic
 from studio.formats import WRITERS
 from studio.recipes.presets import load_preset, preset_choices
 from studio.recipes.recipe import MAX_BYTES, Recipe, read_yaml
+from studio.session.jobs import Job
 from studio.session.workspace import Workspace
 from studio.ui.shell import markup
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 
 _SHOWN = 40
 _HINT = "A zip with the adapter, its card and this recipe; it is read back and compared before it is offered."

@@ -16,9 +16,10 @@ from studio.core.files import local_path
 from studio.recipes.recipe import Source
 from studio.recipes.sources import EMBEDDED, UPLOAD, embedded_paths
 from studio.recipes.uploads import receive
+from studio.session.jobs import Job
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.shell import markup
-from studio.ui.shell.panel import EDIT, Job, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, Shared, shows_errors, shows_errors_while
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?(@[\w.-]+)?")
 _PATIENCE = 0.5  # seconds until the page says what it is waiting for

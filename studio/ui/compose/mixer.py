@@ -11,6 +11,7 @@ import gradio as gr
 from studio.composing.report import Report
 from studio.core.errors import Cancelled, LoomError
 from studio.merging import Method, method_by_id, methods
+from studio.session.jobs import Job
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.compose.knobs import (
     NARROW,
@@ -23,7 +24,7 @@ from studio.ui.compose.knobs import (
 )
 from studio.ui.shell import markup
 from studio.ui.shell.fields import clamped
-from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, Job, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, Shared, shows_errors, shows_errors_while
 
 _PATIENCE = 0.3  # seconds until a merge shows its progress
 _HIDDEN = gr.update(visible=False)

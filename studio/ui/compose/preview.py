@@ -14,13 +14,14 @@ import gradio as gr
 from studio.core.adapter import Adapter
 from studio.core.data import assets
 from studio.core.errors import Cancelled, LoomError, NotAtHand
+from studio.session.jobs import Job
 from studio.session.library import identity
 from studio.session.workspace import Workspace
 from studio.text.bases import find_base, is_at_hand
 from studio.text.decoding import Decoding
 from studio.text.preview import Preview, open_preview
 from studio.ui.shell import markup
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _POLL = 0.5  # seconds between two words on how long a base is loading

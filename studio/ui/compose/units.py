@@ -12,10 +12,11 @@ import numpy as np
 from studio.core.errors import Cancelled
 from studio.core.late import torch
 from studio.recipes.recipe import View
+from studio.session.jobs import Job
 from studio.session.workspace import Workspace
 from studio.ui.compose.layouts import Layouts
 from studio.ui.compose.map import COLOURS, centroid_payload, map_payload, muted_payload, unit_map
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.units import Units, cluster_units, drawn, nearest, place
 
 _ALL = "all"

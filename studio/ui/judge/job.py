@@ -18,11 +18,12 @@ from studio.learning.fit import Schedule
 from studio.learning.regmean import input_grams, regmean
 from studio.recipes.recipe import Recipe, Source, parse
 from studio.recipes.sources import Sources
+from studio.session.jobs import WAITING, Job, Places, Run
+from studio.session.runs import Kind
 from studio.session.workspace import Workspace
 from studio.text.bases import TextBase
 from studio.text.skills import items
-from studio.ui.compose.learn.job import SLOTS, Result
-from studio.ui.shell.panel import Job
+from studio.ui.compose.learn.job import Result
 
 TARGET_STEPS = 200
 
@@ -46,14 +47,15 @@ class Question:
 
 
 @dataclass(eq=False)
-class ScoringJob:
+class ScoringJob(Run):
     """A judging under way: `rows` grow, `done` of `total` with what is being done in `said`."""
 
     workspace: Workspace
+    places: Places
     open_base: Callable[[], TextBase]
     question: Question
     rows: list[Row] = field(default_factory=list)
-    status: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = WAITING
     done: int = 0
     total: int = 0
 
@@ -67,7 +69,7 @@ class ScoringJob:
         return Board(tuple(self.rows))
 
     def _work(self, on_step: Any) -> None:
-        with SLOTS:
+        with self.places.taken(self.stopped):
             self.status = "Opening the base model"
             base = self.open_base()
             asked = self.question
@@ -134,6 +136,9 @@ class ScoringJob:
 
     def _step(self, done: int, total: int, what: str) -> None:
         self.done, self.total, self.status = done, total, what
+
+
+SCORING = Kind[ScoringJob]("scoring", "judging")
 
 
 def chosen(workspace: Workspace, names: Sequence[str]) -> tuple[Sources, tuple[Source, ...]]:

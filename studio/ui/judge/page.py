@@ -15,12 +15,13 @@ from studio.evaluation.scoreboard import Board, read_sweep
 from studio.evaluation.tasks import Task
 from studio.merging import methods
 from studio.recipes.recipe import Recipe
+from studio.session.session import Session
 from studio.session.workspace import Workspace
-from studio.ui.compose.learn.job import Result, open_base
+from studio.ui.compose.learn.job import LEARNING, Result, open_base
 from studio.ui.judge import table
-from studio.ui.judge.job import Question, ScoringJob, chosen
+from studio.ui.judge.job import SCORING, Question, ScoringJob, chosen
 from studio.ui.shell import markup, task_choices
-from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5
 REGMEAN = "regmean"  # no registered method: it needs activations
@@ -45,7 +46,6 @@ class ScoringPanel:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.jobs: LatestJob[ScoringJob] = LatestJob()
         self.filled = gr.State(False)  # whether the page shows the visitor's judging
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="scoring"):
@@ -131,7 +131,7 @@ class ScoringPanel:
         value = kept or (
             [f"{fitting}:test", f"{fitting}:kept"] if fitting else list(task_choices.own_tasks(workspace).values())
         )
-        run = self.jobs.get(token)
+        run = self.run(token)
         first = {self.state: markup.first_view(*_FIRST, *task_choices.example(fitting))} if run is None else {}
         yield {
             self.adapters: gr.update(choices=names, value=names),
@@ -139,7 +139,7 @@ class ScoringPanel:
             self.knob: self.on_methods(ids),
             **first,
         }
-        if run is not None and not run.job.wait(0):
+        if run is not None and run.is_going:
             yield from self.follow(token, run)
         elif run is not None and not is_filled:
             yield self._ended(token, run)
@@ -164,33 +164,32 @@ class ScoringPanel:
     @shows_errors_while
     def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
         """Begin a judging and show it."""
-        with self.jobs.beginning(token):
-            workspace, former = self.shared.workspace(token), self.jobs.get(token)
-            if former is not None and not former.job.wait(0):
-                raise LoomError("A judging is under way", next="cancel it first")
-            question = _question(workspace, self._learned(token, workspace), *given)
-            run = ScoringJob(workspace, partial(open_base, self.shared.sessions, workspace), question)
-            self.jobs.put(token, run)
+        session = self.shared.session(token)
+        run = session.runs.begin(SCORING, partial(self._ordered, session, *given))
         yield from self.follow(token, run)
 
-    def _learned(self, token: str, workspace: Workspace) -> Result | None:
-        """The run whose result is in the workspace, if it is one."""
-        run = self.shared.trainings.get(token)
-        result = run.result if run is not None else None
-        return result if result is not None and result.recipe.digest() == workspace.recipe.digest() else None
+    def _ordered(self, session: Session, *given: Any) -> ScoringJob:
+        """The judging that the controls spell."""
+        workspace, sessions = session.workspace, self.shared.sessions
+        question = _question(workspace, learned_in(session), *given)
+        return ScoringJob(workspace, sessions.places, partial(open_base, sessions, workspace), question)
+
+    def run(self, token: str) -> ScoringJob | None:
+        """The visitor's judging, if there is one."""
+        return self.shared.session(token).runs.get(SCORING)
 
     @shows_errors
     def on_stop(self, token: str) -> Any:
         """Cancel: the rows that are there stay."""
-        run = self.jobs.get(token)
+        run = self.run(token)
         if run is not None:
-            run.stopped.set()
+            run.cancel()
         return gr.update(interactive=False)
 
     @shows_errors
     def on_row(self, token: str, place: int | None) -> dict[Any, Any]:
         """Put a row's recipe in the workspace."""
-        workspace, run = self.shared.workspace(token), self.jobs.get(token)
+        workspace, run = self.shared.workspace(token), self.run(token)
         rows = run.rows if run is not None else []
         if not isinstance(place, int) or not 0 <= place < len(rows):
             return {}
@@ -248,6 +247,13 @@ class ScoringPanel:
     def buttons(self, *, going: bool) -> dict[Any, Any]:
         """Which of the two buttons does something."""
         return {self.judge: gr.update(interactive=not going), self.halt: gr.update(interactive=going)}
+
+
+def learned_in(session: Session) -> Result | None:
+    """The result of the visitor's learning run, while it is what the workspace holds."""
+    run = session.runs.get(LEARNING)
+    result = run.result if run is not None else None
+    return result if result is not None and result.recipe.digest() == session.workspace.recipe.digest() else None
 
 
 def _question(

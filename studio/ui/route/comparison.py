@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from studio.core.errors import Cancelled, LoomError
+from studio.core.errors import Cancelled
 from studio.ui.route import markup as router_markup
-from studio.ui.route.job import Comparison, Routing, comparison
+from studio.ui.route.job import COMPARISON, ROUTING, comparison
 from studio.ui.shell import markup
 from studio.ui.shell.fields import whole
-from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5  # seconds between two pictures of a comparison
 
@@ -20,9 +20,8 @@ _PAUSE = 0.5  # seconds between two pictures of a comparison
 class ComparisonPart:
     """Starts a comparison of the visitor's last run, shows it and stops it."""
 
-    def __init__(self, shared: Shared, runs: LatestJob[Routing]) -> None:
-        self.shared, self.runs = shared, runs
-        self.comparisons: LatestJob[Comparison] = LatestJob(20)
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
         with gr.Row():
             self.judge = gr.Button("Judge it beside others", variant="primary", size="sm", elem_id="route-judge")
             self.enough = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="route-judge-stop")
@@ -45,12 +44,9 @@ class ComparisonPart:
     @shows_errors_while
     def on_judge(self, token: str, count: Any) -> Iterator[dict[Any, Any]]:
         """The trained router beside all others, row by row."""
-        self.shared.workspace(token)
-        former = self.comparisons.get(token)
-        if former is not None and former.is_going:
-            raise LoomError("A comparison is under way", next="stop it first")
-        work = comparison(self.runs.get(token), whole("Questions", count, 2, 200))
-        self.comparisons.put(token, work)
+        runs = self.shared.session(token).runs
+        asked = whole("Questions", count, 2, 200)
+        work = runs.begin(COMPARISON, lambda: comparison(runs.get(ROUTING), asked))
         going = {self.judge: gr.update(interactive=False), self.enough: gr.update(interactive=True)}
         done = {self.judge: gr.update(interactive=True), self.enough: gr.update(interactive=False)}
         yield {self.judged: markup.message(f"{work.status}…", "busy"), **going}
@@ -66,7 +62,7 @@ class ComparisonPart:
     @shows_errors
     def on_enough(self, token: str) -> Any:
         """Stop the comparison after the router that is at it; its rows stay."""
-        work = self.comparisons.get(token)
+        work = self.shared.session(token).runs.get(COMPARISON)
         if work is not None:
-            work.stopped.set()
+            work.cancel()
         return gr.update(interactive=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.adapter import Adapter
-from studio.core.errors import BadRecipe, Cancelled, LoomError
+from studio.core.errors import BadRecipe, LoomError
 from studio.routing.answer import check_fits
 from studio.routing.comparison import BASELINES, Lesson, Trial, beside
 from studio.routing.items import Labelled, skill_items
@@ -17,12 +17,12 @@ from studio.routing.measures import Measures
 from studio.routing.router import BASE, Router
 from studio.routing.text import Judged, Shape, learn_router, text_world
 from studio.routing.train import Settings, Step, Trained
+from studio.session.jobs import WAITING, Job, Places, Run
+from studio.session.runs import Kind
 from studio.session.workspace import Workspace
 from studio.text.bases import TextBase
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
-from studio.ui.compose.learn.job import SLOTS
 from studio.ui.shell import task_choices
-from studio.ui.shell.panel import Job
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,15 +40,16 @@ class RouteRequest:
 
 
 @dataclass(eq=False)
-class Routing:
+class Routing(Run):
     """A run. `history` grows while it goes on; `said` is what it is doing, in words; `router` is there at its end."""
 
     adapters: tuple[Adapter, ...]
+    places: Places
     open_base: Callable[[], TextBase]
     request: RouteRequest
     start: Trained | None = None
     history: list[tuple[int, Measures]] = field(default_factory=list)
-    status: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = WAITING
     trained: Trained | None = None
     file: Path | None = None
     lesson: Lesson | None = None
@@ -64,11 +65,6 @@ class Routing:
         return tuple(a.name for a in self.adapters) + ((BASE,) if self.request.shape.with_base else ())
 
     @property
-    def is_going(self) -> bool:
-        """Whether it is not at its end yet."""
-        return not self.job.wait(0)
-
-    @property
     def can_resume(self) -> bool:
         """Whether there are steps left to go on with."""
         done = self.trained
@@ -78,12 +74,10 @@ class Routing:
         """The same run, from where it was stopped."""
         if not self.can_resume:
             raise LoomError("There is nothing to go on with", "the run is at its end", "train anew")
-        return Routing(self.adapters, self.open_base, self.request, self.trained)
+        return Routing(self.adapters, self.places, self.open_base, self.request, self.trained)
 
     def _work(self, on_step: Any) -> None:
-        with SLOTS:
-            if self.stopped.is_set():
-                raise Cancelled("The run was stopped before it began")
+        with self.places.taken(self.stopped):
             self.status = "Opening the base model"
             base = self.open_base()
             self.status = "Reading the prompts"
@@ -103,26 +97,21 @@ class Routing:
 
 
 @dataclass(eq=False)
-class Comparison:
+class Comparison(Run):
     """The router of a run beside all others, on questions of the same skills that no run sees; rows come one by one."""
 
     run: Routing
     items: tuple[Labelled, ...]
     rows: list[tuple[str, Judged | LoomError]] = field(default_factory=list)
-    status: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = WAITING
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()
         self.job = Job(self._work)
 
-    @property
-    def is_going(self) -> bool:
-        """Whether it is not at its end yet."""
-        return not self.job.wait(0)
-
     def _work(self, on_step: Any) -> None:
         assert self.run.trained is not None
-        with SLOTS:
+        with self.run.places.taken(self.stopped):
             self.status = "Reading the questions"
             world = text_world(self.run.open_base(), self.run.adapters, self.items, self.run.request.shape)
             trial = Trial(world, self.run.trained.router, self.run.lesson, self.stopped.is_set)
@@ -153,6 +142,11 @@ class Ready:
     router: Router
     adapters: tuple[Adapter, ...]
     title: str
+
+
+ROUTING = Kind[Routing]("routing")
+COMPARISON = Kind[Comparison]("router comparison", "comparison")
+ROUTER = Kind[Ready]("router", "router")
 
 
 def opened(router: Router, workspace: Workspace, title: str) -> Ready:

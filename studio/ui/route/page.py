@@ -25,11 +25,11 @@ from studio.text.skills import SKILLS
 from studio.ui.compose.learn.job import open_base
 from studio.ui.route import markup as router_markup
 from studio.ui.route.comparison import ComparisonPart
-from studio.ui.route.job import Ready, RouteRequest, Routing, choices, fitting, labelled, opened
+from studio.ui.route.job import ROUTER, ROUTING, Ready, RouteRequest, Routing, choices, fitting, labelled, opened
 from studio.ui.shell import markup, task_choices
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import JobPanel
-from studio.ui.shell.panel import EDIT, PRIVATE, LatestJob, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.plots import GREY, PALETTE
 
 _DRAWS = 50_000
@@ -56,12 +56,11 @@ class RoutingPanel(JobPanel[Routing]):
     """Chooses tasks and a router, shows the run, saves and opens routers, and lets one write."""
 
     first = "train first"
+    run_kind = ROUTING
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.runs = LatestJob[Routing](20)  # each holds its world
         self.filled = gr.State(False)
-        self.ready: LatestJob[Ready] = LatestJob()
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="routing"):
                 self._build_choice()
@@ -73,7 +72,7 @@ class RoutingPanel(JobPanel[Routing]):
                     self.plots = gr.HTML(elem_id="route-plots")
                     self.shares = gr.HTML(elem_id="route-shares")
                 with gr.Tab("Beside others", elem_classes="pane"):
-                    self.beside = ComparisonPart(shared, self.runs)
+                    self.beside = ComparisonPart(shared)
                 with gr.Tab("Why a softmax collapses", elem_classes="pane"):
                     self._build_collapse()
 
@@ -175,8 +174,7 @@ class RoutingPanel(JobPanel[Routing]):
         questions = [
             (f"{SKILLS[name].title}: {_short(SKILLS[name].example.prompt)}", name) for name in fitting(workspace)
         ]
-        run = self.runs.get(token)
-        is_new = run is None and self.ready.get(token) is None
+        is_new = self.run(token) is None and self.ready(token) is None
         example = task_choices.example(next(iter(kept or fitting(workspace)), None))
         first = {self.state: markup.first_view(*_FIRST, *example)} if is_new else {}
         yield {
@@ -206,8 +204,9 @@ class RoutingPanel(JobPanel[Routing]):
             raise LoomError("There is nothing to choose", "a router needs two adapters", "add some, or open a preset")
         shape, settings = _request(*given)
         items = labelled(workspace, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
-        opening = partial(open_base, self.shared.sessions, workspace)
-        return Routing(workspace.adapters, opening, RouteRequest(items, shape, settings))
+        sessions = self.shared.sessions
+        opening = partial(open_base, sessions, workspace)
+        return Routing(workspace.adapters, sessions.places, opening, RouteRequest(items, shape, settings))
 
     def finished(self, token: str, run: Routing) -> dict[Any, Any]:
         """The router writes from now on, and can be saved."""
@@ -220,7 +219,7 @@ class RoutingPanel(JobPanel[Routing]):
         assert run.trained is not None
         folder = Path(tempfile.mkdtemp(prefix="router-", dir=self.shared.workspace(token).exports))
         run.file = run.trained.router.save(folder / "router.safetensors")
-        self.ready.put(token, Ready(run.trained.router, run.adapters, "trained here"))
+        self.shared.session(token).runs.put(ROUTER, Ready(run.trained.router, run.adapters, "trained here"))
 
     def picture(self, run: Routing) -> dict[Any, Any]:
         """What a run looks like now."""
@@ -237,6 +236,10 @@ class RoutingPanel(JobPanel[Routing]):
             self.shares: router_markup.shares(last, run.names, run.request.tasks),
         }
 
+    def ready(self, token: str) -> Ready | None:
+        """The visitor's router that can write, if there is one."""
+        return self.shared.session(token).runs.get(ROUTER)
+
     # Writing ---------------------------------------------------------------------------------------------------------
 
     @shows_errors
@@ -246,7 +249,7 @@ class RoutingPanel(JobPanel[Routing]):
         if not file:
             return {}
         found = opened(load_router(Path(file)), workspace, Path(file).name)
-        self.ready.put(token, found)
+        self.shared.session(token).runs.put(ROUTER, found)
         router = found.router
         status = (
             f"{found.title}: {router.rule.label}; k = {router.k} of {len(router.names)}, "
@@ -263,7 +266,7 @@ class RoutingPanel(JobPanel[Routing]):
     @shows_errors_while
     def on_write(self, token: str, prompt: str | None) -> Iterator[Any]:
         """Let the router continue the prompt, and colour each token by who answered it."""
-        workspace, ready = self.shared.workspace(token), self.ready.get(token)
+        workspace, ready = self.shared.workspace(token), self.ready(token)
         if ready is None:
             raise LoomError("There is no router yet", next="train one, or open one from a file")
         if not (prompt or "").strip():

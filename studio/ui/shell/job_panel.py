@@ -9,17 +9,18 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
+from studio.session.jobs import Job
+from studio.session.runs import Going, Kind
 from studio.ui.shell import markup
-from studio.ui.shell.panel import Job, LatestJob, shows_errors, shows_errors_while
+from studio.ui.shell.panel import Shared, shows_errors, shows_errors_while
 
 _PAUSE = 0.5  # seconds between two pictures of a run
 
 
-class Run(Protocol):
-    """Work on a thread that can be stopped and gone on with."""
+class Resumable(Going, Protocol):
+    """A run that can be gone on with after it was stopped."""
 
     job: Job
-    stopped: Any
 
     @property
     def can_resume(self) -> bool:
@@ -29,15 +30,16 @@ class Run(Protocol):
         """The rest of a stopped run, begun."""
 
 
-Work = TypeVar("Work", bound=Run)
+Work = TypeVar("Work", bound=Resumable)
 
 
 class JobPanel(Generic[Work]):
-    """Keeps the visitors' runs; a room adds what a run looks like (`picture`) and what becomes of it (`finished`)."""
+    """Shows a visitor's run; a room adds what it looks like (`picture`) and what becomes of it (`finished`)."""
 
     first: ClassVar[str]
     """What to do before there is a run to go on with."""
-    runs: LatestJob[Work]
+    run_kind: Kind[Work]
+    shared: Shared
     state: gr.HTML
     filled: gr.State
     """Whether the page shows the visitor's run; a page that was just opened does not."""
@@ -57,6 +59,10 @@ class JobPanel(Generic[Work]):
         """What a run that ended says to a page that is opened again; perhaps nobody saw it end."""
         return self.finished(token, run)
 
+    def run(self, token: str) -> Work | None:
+        """The visitor's run, if there is one."""
+        return self.shared.session(token).runs.get(self.run_kind)
+
     @shows_errors_while
     def on_resume(self, token: str) -> Iterator[dict[Any, Any]]:
         """Take a stopped run up again."""
@@ -65,31 +71,25 @@ class JobPanel(Generic[Work]):
     @shows_errors
     def on_stop(self, token: str) -> Any:
         """Stop at the next step; what was learned so far is kept."""
-        run = self.runs.get(token)
+        run = self.run(token)
         if run is not None:
-            run.stopped.set()
+            run.cancel()
         return gr.update(interactive=False)
 
     def begin(self, token: str, make: Callable[[], Work]) -> Iterator[dict[Any, Any]]:
         """Make a run, keep it as the visitor's, and show it; raises `LoomError` while the former goes on."""
-        with self.runs.beginning(token):
-            former = self.runs.get(token)
-            if former is not None and not former.job.wait(0):
-                raise LoomError("A run is under way", next="stop it first")
-            run = make()
-            self.runs.put(token, run)
-        yield from self.follow(token, run)
+        yield from self.follow(token, self.shared.session(token).runs.begin(self.run_kind, make))
 
     def _resumed(self, token: str) -> Work:
-        former = self.runs.get(token)
+        former = self.run(token)
         if former is None:
             raise LoomError("There is nothing to go on with", next=self.first)
         return former.again()
 
     def reopened(self, token: str, is_filled: bool) -> Iterator[dict[Any, Any]]:
         """The tab was opened: the run as it goes on, or on a fresh page what it left."""
-        run = self.runs.get(token)
-        if run is not None and not run.job.wait(0):
+        run = self.run(token)
+        if run is not None and run.is_going:
             yield from self.follow(token, run)
         elif run is not None and not is_filled:
             yield {self.filled: True, **self.ended(token, run)}

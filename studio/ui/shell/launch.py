@@ -6,8 +6,8 @@ import os
 
 from huggingface_hub import constants
 
+from studio.session.store import Settings
 from studio.ui.shell.page import build
-from studio.ui.shell.sessions import Settings
 from studio.ui.shell.theme import CSS, theme
 
 

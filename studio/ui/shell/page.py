@@ -10,6 +10,7 @@ import gradio as gr
 from studio.core.errors import LoomError
 from studio.recipes.presets import load_preset, preset_ids
 from studio.recipes.recipe import read_yaml
+from studio.session.store import Sessions, Settings
 from studio.session.workspace import Workspace
 from studio.text.bases import is_at_hand
 from studio.ui.compose.by_module import ByModulePanel
@@ -27,7 +28,7 @@ from studio.ui.pictures.image.page import ImagePanel
 from studio.ui.route.modalities.page import ModalityPanel
 from studio.ui.route.page import RoutingPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, TabPanel, shows_errors
-from studio.ui.shell.sessions import Sessions, Settings, WarmUp
+from studio.ui.shell.warm_up import WarmUp
 
 # The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
 TABS: tuple[tuple[str, type[TabPanel]], ...] = (
@@ -74,7 +75,8 @@ class Page:
     def on_load(self, stored: Any) -> dict[Any, Any]:
         """A visitor came, or came back: their workspace as they left it, or a living preset."""
         stored = stored if isinstance(stored, dict) else _STORED
-        token, workspace, is_new = self.shared.sessions.enter(stored.get("token"))
+        session, is_new = self.shared.sessions.enter(stored.get("token"))
+        token, workspace = session.token, session.workspace
         if is_new:
             _furnish(workspace, stored.get("recipe"))
         workspace.touch()
@@ -101,7 +103,8 @@ def build(settings: Settings | None = None) -> Page:
     sessions = Sessions(settings or Settings.from_environment())
     layouts = Layouts()
     with gr.Blocks(title="LoRA Loom", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        shared = Shared(sessions, _warm_up(sessions), gr.State(""), gr.State(0), gr.State(""))
+        token = gr.State("", delete_callback=sessions.leave)  # within an hour of a page's end
+        shared = Shared(sessions, _warm_up(sessions), token, gr.State(0), gr.State(""))
         stored = gr.BrowserState(dict(_STORED), storage_key="lora-loom", secret="lora-loom")  # not secret: see on_load
         clock = gr.Timer(1.0)
         history = HistoryPanel(shared)

@@ -1,25 +1,23 @@
-"""What every panel of the page is made of: the visitor's workspace, errors as messages, and long work with progress."""
+"""What every panel of the page is made of: the visitor's session, and errors as messages."""
 
 from __future__ import annotations
 
 import html
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import gradio as gr
 
 from studio.core.errors import LoomError
+from studio.session.session import Session
+from studio.session.store import Sessions
 from studio.session.workspace import Workspace
-from studio.ui.shell.sessions import Sessions, WarmUp
+from studio.ui.shell.warm_up import WarmUp
 
 Updates = Mapping[Any, Any]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-Work = TypeVar("Work")
 
 # Handlers of the page are not an API: scripts use the command line or the Python face.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -30,47 +28,12 @@ EDIT: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "a
 SLIDE: dict[str, Any] = {**EDIT, "preprocess": False}
 
 
-class LatestJob(Generic[Work]):
-    """The last work of each visitor, by token; the least used are forgotten."""
-
-    def __init__(self, capacity: int = 200) -> None:
-        self._capacity, self._lock = capacity, threading.Lock()
-        self._kept: OrderedDict[str, Work] = OrderedDict()
-        self._beginning: set[str] = set()
-
-    @contextmanager
-    def beginning(self, token: str) -> Iterator[None]:
-        """While a visitor's work is being made, a second click makes no second one: it is refused."""
-        with self._lock:
-            if token in self._beginning:
-                raise LoomError("This is being started already", next="wait a moment")
-            self._beginning.add(token)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._beginning.discard(token)
-
-    def get(self, token: str) -> Work | None:
-        """The visitor's work, if there is some."""
-        return self._kept.get(token)
-
-    def put(self, token: str, work: Work) -> None:
-        """Keep work in place of the former."""
-        with self._lock:
-            self._kept.pop(token, None)
-            self._kept[token] = work
-            while len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
-
-
 @dataclass(eq=False)
 class Shared:
-    """What the panels have in common: the rooms, the visitor's token, and two states that tell listeners what to
+    """What the panels have in common: the sessions, the visitor's token, and two states that tell listeners what to
     redo.
 
-    `version` grows with every edit; `picture` names what the map shows, and changes with it. `trainings` are the
-    visitors' learning runs, which the scoreboard must know to show their controls.
+    `version` grows with every edit; `picture` names what the map shows, and changes with it.
     """
 
     sessions: Sessions
@@ -79,11 +42,14 @@ class Shared:
     version: gr.State
     picture: gr.State
     panels: list[Panel] = field(default_factory=list)
-    trainings: LatestJob[Any] = field(default_factory=lambda: LatestJob())
+
+    def session(self, token: str) -> Session:
+        """The visitor's session; raises `LoomError` for who has not entered."""
+        return self.sessions.get(token)
 
     def workspace(self, token: str) -> Workspace:
-        """The visitor's workspace."""
-        return self.sessions.workspace(token)
+        """The visitor's workspace; raises as `session` does."""
+        return self.session(token).workspace
 
     def refresh(self, workspace: Workspace) -> dict[Any, Any]:
         """Set every control of the page by the recipe, and have results and map made anew."""
@@ -158,35 +124,3 @@ def as_message(error: LoomError) -> gr.Error:
     They show HTML, and names in the text come from strangers' files.
     """
     return gr.Error(html.escape(str(error), quote=False), duration=12, print_exception=False)
-
-
-class Job:
-    """Work on a thread of its own, so that the page can tell how far it is."""
-
-    def __init__(self, work: Callable[[Callable[[int, int, str], None]], Any]) -> None:
-        self.progress = (0, 0, "")
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether the work is done, after waiting at most so long."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def result(self) -> Any:
-        """What the work returned; its error is raised here."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def _run(self, work: Callable[[Callable[[int, int, str], None]], Any]) -> None:
-        try:
-            self._result = work(self._step)
-        except BaseException as error:
-            self._error = error
-
-    def _step(self, done: int, total: int, what: str) -> None:
-        self.progress = (done, total, what)

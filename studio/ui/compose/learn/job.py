@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from studio.core.adapter import Adapter
-from studio.core.errors import Cancelled, LoomError, NotAtHand
+from studio.core.errors import LoomError, NotAtHand
 from studio.formats import save_adapter
 from studio.learning.coefficients import Coefficients, Step
 from studio.learning.data import Examples
@@ -16,14 +16,13 @@ from studio.learning.learners import Learned, coefficients, edited_sources, resu
 from studio.learning.registry import LearnRequest
 from studio.recipes.recipe import Recipe
 from studio.recipes.sources import Sources
+from studio.session.jobs import WAITING, Job, Places, Run
+from studio.session.runs import Kind
+from studio.session.store import Sessions
 from studio.session.workspace import Workspace
 from studio.text.bases import TextBase, is_at_hand
 from studio.ui.compose.preview import base_name
-from studio.ui.shell.panel import Job
-from studio.ui.shell.sessions import Sessions
 
-SLOTS = threading.BoundedSemaphore(2)
-"""Runs at once, for all visitors: the others wait their turn."""
 OpenBase = Callable[[], TextBase]
 
 
@@ -39,10 +38,11 @@ class Result:
 
 
 @dataclass(eq=False)
-class Training:
+class Training(Run):
     """A run. `losses`, `valid` and `coefficients` grow while it goes on; `said` is what it is doing, in words."""
 
     workspace: Workspace
+    places: Places
     open_base: OpenBase
     examples: Examples
     request: LearnRequest
@@ -53,18 +53,13 @@ class Training:
     names: tuple[str, ...] = ()
     coefficients: Coefficients | None = None
     steps: int = 0
-    status: str = "Waiting for a free place: two runs go on already, yours or others'"
+    status: str = WAITING
     result: Result | None = None
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()
         self.recipe, self.pool = self.workspace.recipe, self.workspace.sources()
         self.job = Job(self._work)
-
-    @property
-    def is_going(self) -> bool:
-        """Whether it is not at its end yet."""
-        return not self.job.wait(0)
 
     @property
     def can_resume(self) -> bool:
@@ -85,6 +80,7 @@ class Training:
         soup = self.result.learned.soup
         return Training(
             self.workspace,
+            self.places,
             self.open_base,
             self.examples,
             self.request,
@@ -94,9 +90,7 @@ class Training:
         )
 
     def _work(self, on_step: Any) -> None:
-        with SLOTS:
-            if self.stopped.is_set():
-                raise Cancelled("The run was stopped before it began")
+        with self.places.taken(self.stopped):
             self.status = "Opening the base model"
             base = self.open_base()
             adapters = edited_sources(self.recipe, self.pool)
@@ -149,6 +143,9 @@ class Training:
         sources = [*self.recipe.model_dump()["sources"], added]
         adapters = (*self.pool.adapters, replace(target, name=f"target {number}"))
         return self.recipe.changed(sources=sources), Sources(adapters, hashes=(*self.pool.hashes, None))
+
+
+LEARNING = Kind[Training]("learning")
 
 
 def _places(recipe: Recipe) -> list[tuple[Any, ...]]:

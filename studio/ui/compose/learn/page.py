@@ -17,7 +17,7 @@ from studio.learning.learners import learner_by_id, learners
 from studio.learning.registry import LearnRequest, Selection
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn import curves
-from studio.ui.compose.learn.job import Training, open_base
+from studio.ui.compose.learn.job import LEARNING, Training, open_base
 from studio.ui.shell import markup, task_choices
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import JobPanel
@@ -63,10 +63,11 @@ class LearningPanel(JobPanel[Training]):
     """Chooses examples and a learner, shows the run, writes the recipe."""
 
     first = "learn first"
+    run_kind = LEARNING
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.runs, self.filled = shared.trainings, gr.State(False)
+        self.filled = gr.State(False)
         with gr.Row():
             with gr.Column(scale=4, min_width=320, elem_id="learning"):
                 self._build_choice()
@@ -142,7 +143,7 @@ class LearningPanel(JobPanel[Training]):
         listed = task_choices.choices(workspace, ("train",))
         fitting = task_choices.fitting(workspace)
         value = chosen if task_choices.fits(workspace, chosen) else f"{fitting}:train" if fitting else None
-        run = self.runs.get(token)
+        run = self.run(token)
         first = {self.state: markup.first_view(*_FIRST, *task_choices.example(fitting))} if run is None else {}
         yield {self.examples: gr.update(choices=listed, value=value), **first}
         yield from self.reopened(token, is_filled)
@@ -197,6 +198,7 @@ class LearningPanel(JobPanel[Training]):
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
         return Training(
             workspace,
+            self.shared.sessions.places,
             partial(open_base, self.shared.sessions, workspace),
             split(items.items, seed=request.seed),
             request,

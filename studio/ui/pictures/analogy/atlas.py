@@ -8,14 +8,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from studio.session.analogy import SLIDERS
+from studio.session.jobs import Job
 from studio.ui.compose.map import pack, picked_ids, unit_map
 from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.models import MAPPED, Mapped
 from studio.ui.pictures.analogy.pictures import PicturesPanel
 from studio.ui.pictures.analogy.room import AnalogyRoom
-from studio.ui.pictures.analogy.session import SLIDERS
 from studio.ui.pictures.analogy.space import SpacePanel
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, shows_errors, shows_errors_while
 from studio.units import pca, umap_layout
 from studio.vision.transforms import TRANSFORMS
 

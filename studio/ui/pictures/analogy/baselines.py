@@ -12,11 +12,12 @@ import gradio as gr
 from studio.core.adapter import Adapter
 from studio.core.errors import LoomError
 from studio.core.late import torch
+from studio.session.analogy import AnalogySession, Picture
+from studio.session.jobs import Job
 from studio.ui.pictures.analogy.format import decibels
 from studio.ui.pictures.analogy.models import OnStep
 from studio.ui.pictures.analogy.room import AnalogyRoom
-from studio.ui.pictures.analogy.session import AnalogySession, Picture
-from studio.ui.shell.panel import PRIVATE, Job, shows_errors_while
+from studio.ui.shell.panel import PRIVATE, shows_errors_while
 from studio.vision.export import kept, recipe_of
 
 Draw = Callable[[OnStep | None], Picture]

@@ -17,10 +17,11 @@ from studio.formats.writers import writers_for
 from studio.recipes.recipe import Recipe, Source
 from studio.recipes.sources import UPLOAD
 from studio.recipes.uploads import receive
+from studio.session.jobs import Job
 from studio.session.workspace import MAX_SOURCES, Workspace
 from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.shell import markup
-from studio.ui.shell.panel import PRIVATE, Job, shows_errors, shows_errors_while
+from studio.ui.shell.panel import PRIVATE, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis, kept, recipe_at_large, recipe_of, strongest
 
 _FORMATS = writers_for("image pipelines")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from studio.evaluation.image_quality import psnr
-from studio.ui.pictures.analogy.session import Picture
+from studio.session.analogy import Picture
 from studio.ui.shell import markup
 from studio.vision.export import strongest
 from studio.vision.lorweb import effective_size

@@ -13,12 +13,13 @@ import gradio as gr
 from studio.core.errors import LoomError
 from studio.core.files import local_path
 from studio.formats.containers.lorweb_file import find_lorweb
+from studio.session.analogy import SLIDERS
+from studio.session.jobs import Job
 from studio.ui.pictures.analogy.models import Opened
 from studio.ui.pictures.analogy.room import AnalogyRoom
-from studio.ui.pictures.analogy.session import SLIDERS
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import markup
-from studio.ui.shell.panel import EDIT, PRIVATE, Job, shows_errors, shows_errors_while
+from studio.ui.shell.panel import EDIT, PRIVATE, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis
 from studio.vision.kontext import GUIDANCE, SIDE, Prompting
 from studio.vision.kontext_open import Placing, open_kontext

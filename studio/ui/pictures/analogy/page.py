@@ -8,6 +8,8 @@ from typing import Any
 import gradio as gr
 
 from studio.core.errors import Cancelled
+from studio.session.analogy import AnalogySession
+from studio.session.jobs import Job
 from studio.ui.pictures.analogy.atlas import AtlasPanel
 from studio.ui.pictures.analogy.baselines import BaselinesPanel
 from studio.ui.pictures.analogy.export import ExportPanel
@@ -15,10 +17,9 @@ from studio.ui.pictures.analogy.format import heat, judged, mix_line, title
 from studio.ui.pictures.analogy.other import OtherPanel
 from studio.ui.pictures.analogy.pictures import PicturesPanel
 from studio.ui.pictures.analogy.room import AnalogyRoom
-from studio.ui.pictures.analogy.session import AnalogySession
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import markup
-from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors_while
+from studio.ui.shell.panel import PRIVATE, Shared, shows_errors_while
 from studio.vision.pictures import to_picture
 from studio.vision.space import ready
 

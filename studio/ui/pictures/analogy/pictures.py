@@ -9,9 +9,9 @@ import gradio as gr
 from PIL import Image
 
 from studio.core.errors import LoomError
+from studio.session.analogy import SLIDERS, Picture
 from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.room import AnalogyRoom
-from studio.ui.pictures.analogy.session import SLIDERS, Picture
 from studio.ui.shell import markup
 from studio.ui.shell.panel import EDIT, shows_errors
 from studio.vision.pictures import on_white

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
+from studio.session.analogy import AnalogySession, Other, Picture
+from studio.session.session import Session
 from studio.ui.pictures.analogy.models import Models, OnStep, Opened
-from studio.ui.pictures.analogy.session import AnalogySession, AnalogySessions, Other, Picture
 from studio.ui.shell.panel import Shared
 from studio.vision.analogist import Analogist
 from studio.vision.kontext import KontextModel
@@ -25,17 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class AnalogyRoom:
-    """Sittings, models, and `version`, whose change draws b' anew."""
+    """The visitors' analogies, the models, and `version`, whose change draws b' anew."""
 
     shared: Shared
     version: gr.State
-    sessions: AnalogySessions = field(default_factory=AnalogySessions)
     models: Models = field(default_factory=Models)
 
     def session(self, token: str) -> AnalogySession:
         """The visitor's session; raises `LoomError` for who has not entered."""
-        self.shared.workspace(token)
-        return self.sessions.get(token)
+        return self.shared.session(token).analogy
 
     def full(self, token: str) -> AnalogySession:
         """The visitor's session with all three pictures; raises `LoomError` while one is missing."""
@@ -46,8 +45,7 @@ class AnalogyRoom:
 
     def change(self, token: str, **fields: Any) -> int:
         """Replace fields of the session; the new version."""
-        self.shared.workspace(token)
-        return self.sessions.change(token, **fields).version
+        return self.shared.session(token).change_analogy(**fields).version
 
     def look(self, token: str, pictures: Sequence[Picture | None], truth: Picture | None) -> int:
         """Have the model see the pictures, once for all drawings of them; the new version."""
@@ -97,14 +95,14 @@ class AnalogyRoom:
     def drawing(self, token: str, session: AnalogySession, **fields: Any) -> Drawing:
         """A drawing of a session, some fields changed; it stops once the visitor has moved on."""
         changed = replace(session, **fields)
-        return Drawing(self, token, changed, self.mixed(changed))
+        return Drawing(self, self.shared.session(token), changed, self.mixed(changed))
 
 
 class Drawing:
     """Draws one b' and shows how far it is; raises `Cancelled` where something newer is wanted."""
 
-    def __init__(self, room: AnalogyRoom, token: str, session: AnalogySession, mix: Tensor) -> None:
-        self.room, self.token, self.session, self.mix = room, token, session, mix
+    def __init__(self, room: AnalogyRoom, visitor: Session, session: AnalogySession, mix: Tensor) -> None:
+        self.room, self.visitor, self.session, self.mix = room, visitor, session, mix
         self.picture: Picture | None = None
 
     def __call__(self, on_step: OnStep | None = None) -> Picture:
@@ -122,7 +120,7 @@ class Drawing:
     @property
     def is_current(self) -> bool:
         """Whether the visitor still looks at this."""
-        return self.room.sessions.get(self.token).version == self.session.version
+        return self.visitor.analogy.version == self.session.version
 
     def _step(self, on_step: OnStep | None, done: int, of: int, picture: Picture | None) -> None:
         self.picture = picture

@@ -10,9 +10,9 @@ import gradio as gr
 import numpy as np
 
 from studio.core.errors import LoomError
+from studio.session.analogy import SLIDERS, AnalogySession, Picture
 from studio.ui.pictures.analogy.format import title
 from studio.ui.pictures.analogy.room import AnalogyRoom
-from studio.ui.pictures.analogy.session import SLIDERS, AnalogySession, Picture
 from studio.ui.shell.fields import clamped, on_slider, whole
 from studio.ui.shell.panel import EDIT, PRIVATE, SLIDE, shows_errors, shows_errors_while
 from studio.vision.transforms import TRANSFORMS

@@ -19,11 +19,13 @@ from PIL import Image
 
 from studio.core.adapter import Adapter
 from studio.core.errors import Cancelled, LoomError
+from studio.session.jobs import Job
+from studio.session.runs import Kind
 from studio.session.workspace import Workspace
 from studio.text.folders import EMBEDDED as TEXT
 from studio.ui.pictures.image.bases import Bases, Draws, brought
 from studio.ui.shell import markup
-from studio.ui.shell.panel import PRIVATE, Job, LatestJob, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.vision.licences import terms_of
 from studio.vision.pipeline import BASE, STEPS, catalogue
 from studio.vision.preview import Stop, Variant, Wish, columns, grid
@@ -71,7 +73,6 @@ class ImagePanel:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.bases = Bases()
-        self.going: LatestJob[threading.Event] = LatestJob()
         with gr.Row():
             with gr.Column(scale=4, min_width=300, elem_id="image-wish"):
                 self._build_wish()
@@ -209,9 +210,9 @@ class ImagePanel:
     @shows_errors
     def on_halt(self, token: str) -> Any:
         """Stop; what is drawn stays."""
-        going = self.going.get(token)
-        if going is not None:
-            going.set()
+        drawing = self.shared.session(token).runs.get(DRAWING)
+        if drawing is not None:
+            drawing.cancel()
         return gr.update(interactive=False)
 
     def _stream(
@@ -242,15 +243,13 @@ class ImagePanel:
 
     def _begin(self, token: str, workspace: Workspace) -> Moved:
         """The visitor's drawing from now on; the former one ends."""
-        former, event = self.going.get(token), threading.Event()
-        if former is not None:
-            former.set()
-        self.going.put(token, event)
-        return Moved(event, workspace, workspace.version)
+        drawing = Moved(threading.Event(), workspace, workspace.version)
+        self.shared.session(token).runs.put(DRAWING, drawing)
+        return drawing
 
     def _ended(self, token: str, stop: Moved, text: str, level: str = "line") -> dict[Any, Any]:
         """What is said at the end, unless something newer is being drawn."""
-        if self.going.get(token) is not stop.event:
+        if self.shared.session(token).runs.get(DRAWING) is not stop:
             return {self.note: gr.skip()}
         return {self.note: markup.message(text, level), self.halt: gr.update(interactive=False)}
 
@@ -305,6 +304,13 @@ class Moved:
     def __call__(self) -> bool:
         """Whether the drawing is no longer wanted."""
         return self.event.is_set() or self.workspace.version != self.version
+
+    def cancel(self) -> None:
+        """Stop it before its next step."""
+        self.event.set()
+
+
+DRAWING = Kind[Moved]("image drawing", "drawing")
 
 
 def _base_of(adapters: Sequence[Adapter], given: str | None) -> str:

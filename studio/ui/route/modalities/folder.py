@@ -16,9 +16,10 @@ from studio.formats import embedded_adapters, open_adapter
 from studio.formats.containers.bundle import read_config
 from studio.formats.projections import split_projections
 from studio.routing.modality_views import ModalityViews, modality_views
+from studio.session.jobs import Job
 from studio.ui.route.modalities import markup as html
 from studio.ui.shell import markup
-from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors_while
+from studio.ui.shell.panel import PRIVATE, Shared, shows_errors_while
 
 _PATIENCE = 0.5
 _MOST = 4  # adapters side by side

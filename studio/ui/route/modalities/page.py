@@ -30,10 +30,11 @@ from studio.mixture.world import (
     spoken_prompt,
 )
 from studio.routing.modality import REFERENCE, Decision, Forced, Inputs, ModalityRouter
+from studio.session.jobs import Job
 from studio.ui.route.modalities import markup as html
 from studio.ui.route.modalities.folder import FolderPart
 from studio.ui.shell import markup
-from studio.ui.shell.panel import PRIVATE, Job, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.panel import PRIVATE, Shared, shows_errors, shows_errors_while
 
 _RESULTS = assets("mixture", "results.json")
 _PATIENCE = 0.4

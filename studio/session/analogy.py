@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -45,28 +43,3 @@ class AnalogySession:
     seed: int = 0
     t: float = 0.0
     version: int = 0
-
-
-@dataclass(eq=False)
-class AnalogySessions:
-    """All visitors' analogies by token, the least used forgotten."""
-
-    capacity: int = 200
-    _kept: OrderedDict[str, AnalogySession] = field(default_factory=OrderedDict)
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def get(self, token: str) -> AnalogySession:
-        """The visitor's session, a fresh one for a new visitor."""
-        with self._lock:
-            return self._kept.get(token, AnalogySession())
-
-    def change(self, token: str, **fields: Any) -> AnalogySession:
-        """Replace some fields; every change is a new version."""
-        with self._lock:
-            now = self._kept.pop(token, AnalogySession())
-            self._kept[token] = made = replace(now, **fields, version=now.version + 1)
-            while len(self._kept) > self.capacity:
-                self._kept.popitem(last=False)
-            return made
