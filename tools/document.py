@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 from studio.core.files import write_atomic
 from tools.marks import between, names
-from tools.sections import formats, learners, methods, routers
+from tools.sections import cli, formats, learners, methods, routers
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SECTIONS: Mapping[str, Callable[[], str]] = MappingProxyType(
-    {**formats.sections(), **learners.sections(), **methods.sections(), **routers.sections()}
+    {**cli.sections(), **formats.sections(), **learners.sections(), **methods.sections(), **routers.sections()}
 )
 
 

@@ -35,8 +35,8 @@ def add_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--base", default=_EMBEDDED, help="folder or Hub id of FLUX.1-Kontext; default: the embedded model"
     )
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--steps", type=int, help="default: the model's own (2 embedded, 28 FLUX)")
+    verb.add_argument("--seed", type=int, default=0, help="of the noise; default 0")
+    verb.add_argument("--steps", type=int, help="of drawing; default: the model's own (2 embedded, 28 FLUX)")
     verb.add_argument("--strength", type=float, default=1.0, help="of the whole edit; default 1")
     verb.add_argument("--temperature", type=float, default=1.0, help="low asks few adapters, high all alike; default 1")
     verb.add_argument("--gain", action="append", default=[], metavar="N=G", help="adapter N's share times G; 0 mutes")
@@ -53,7 +53,7 @@ def add_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _kontext_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--prompt", help="the edit in words")
-    group.add_argument("--guidance", type=float, help="default: 2.5")
+    group.add_argument("--guidance", type=float, help="how much the words count; default: 2.5")
     group.add_argument("--size", type=int, help="pixels of a tile's side; default 512")
     group.add_argument("--encoder", help="folder or Hub id of the image encoder; default: the one the basis names")
     group.add_argument("--device", help="cuda, cpu, …; default: the GPU where there is one")

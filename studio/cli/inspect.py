@@ -12,7 +12,7 @@ from studio.cli.output import fail
 def add_inspect(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the verb by a subparsers' `add_parser`."""
     verb = add("inspect", help="say what each file is, and whether it can be merged")
-    verb.add_argument("paths", nargs="+", metavar="PATH")
+    verb.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, Hub ids (owner/name), or loom:NAME")
     verb.add_argument("--json", action="store_true", help="print one list of objects")
     verb.set_defaults(run=_inspect)
 

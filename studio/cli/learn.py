@@ -38,7 +38,7 @@ def _common(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("paths", nargs="+", metavar="PATH", help="adapters, Hub ids (owner/name), loom:NAME, or a recipe")
     verb.add_argument("--base", help="folder or Hub id of the base model; default: the one the adapters name")
     verb.add_argument("--n", type=int, default=100, help="items of each test task; default 100")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=int, default=0, help="of everything that is drawn; default 0")
     verb.add_argument("--json", action="store_true", help="print the rows as JSON")
     verb.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV too")
 
@@ -49,16 +49,16 @@ def _learn_arguments(learn: argparse.ArgumentParser) -> None:
     learn.add_argument("--count", type=int, default=50, help="examples taken; default 50")
     learn.add_argument("--test", action="append", default=[], metavar="TASK", help="tasks to judge it by, other items")
     learn.add_argument("-o", "--out", required=True, type=Path, metavar="YAML", help="the recipe to write")
-    learn.add_argument("--learner", "--way", choices=LEARNERS, default="soup")
+    learn.add_argument("--learner", "--way", choices=LEARNERS, default="soup", help="how it learns")
     own = "default: the learner's own"
-    learn.add_argument("--parameterisation", choices=PARAMETERISATIONS, help=own)
-    learn.add_argument("--granularity", choices=GRANULARITIES, help=own)
+    learn.add_argument("--parameterisation", choices=PARAMETERISATIONS, help=f"from theta to a coefficient; {own}")
+    learn.add_argument("--granularity", choices=GRANULARITIES, help=f"what shares a coefficient; {own}")
     learn.add_argument("--init", choices=INITS, help=f"where the coefficients start; {own}")
     learn.add_argument("--start", type=float, help="theta at the start, for constant and target")
     learn.add_argument("--l1", type=float, help="weight of the mean coefficient in the loss")
-    learn.add_argument("--rate", type=float, help=own)
-    learn.add_argument("--steps", "--trials", type=int, help=own)
-    learn.add_argument("--batch", type=int, help=own)
+    learn.add_argument("--rate", type=float, help=f"learning rate; {own}")
+    learn.add_argument("--steps", "--trials", type=int, help=f"steps of training, or trials of a search; {own}")
+    learn.add_argument("--batch", type=int, help=f"examples a step; {own}")
     learn.add_argument("--keep", type=int, default=5, help="adapters that are selected; default 5")
     learn.add_argument("--by", choices=SELECTIONS, default="score", help="by what they are selected; default score")
     learn.add_argument("--pool-target", action="store_true", help="train a target LoRA first; it joins those selected")
@@ -69,14 +69,14 @@ def _learn_arguments(learn: argparse.ArgumentParser) -> None:
 def _score_arguments(score: argparse.ArgumentParser) -> None:
     _common(score)
     score.add_argument("--task", action="append", required=True, metavar="TASK", help="SKILL[:SPLIT] or a file")
-    score.add_argument("--methods", default="cat", metavar="M,M,…", help="default: cat")
+    score.add_argument("--methods", default="cat", metavar="M,M,…", help="merge methods to try; default: cat")
     score.add_argument(
         "--weights",
         default="",
         metavar="W,W;W,W",
         help="weights to try; one number counts for all",
     )
-    score.add_argument("--scales", default="1", metavar="S,S,…")
+    score.add_argument("--scales", default="1", metavar="S,S,…", help="factors of the whole merge to try; default: 1")
     score.add_argument("--seeds", default="0", metavar="N,N,…", help="for methods that draw")
     score.add_argument("--set", action="append", default=[], metavar="KNOB=V,V", help="values of a knob to try")
     score.add_argument("--own", action="append", default=[], metavar="NAME=TASK", help="a source's own task")

@@ -33,14 +33,14 @@ def add_merge(add: Callable[..., argparse.ArgumentParser]) -> None:
     merge.add_argument("--k", help="clusters of lego; the same as --set k=…")
     merge.add_argument("--rank", help="rank of the result; the same as --set rank=…")
     merge.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="set a knob; see `methods`")
-    merge.add_argument("--seed", type=int)
+    merge.add_argument("--seed", type=int, help="for methods that draw; default 0")
     merge.add_argument("--extras", metavar="NAME", help="carry heads and biases of this source")
     merge.add_argument(
         "--other-bases", action="store_true", default=None, help="merge adapters of different base models"
     )
     merge.add_argument("--format", choices=[*WRITERS], default="peft", help="see `formats`; default peft")
     merge.add_argument("--base-config", type=Path, metavar="JSON", help="the base's config.json, for GGUF")
-    merge.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    merge.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the result")
     merge.add_argument("--save-recipe", type=Path, metavar="YAML", help="write the recipe too")
     merge.add_argument("--json", action="store_true", help="print the report")
     merge.set_defaults(run=_merge)

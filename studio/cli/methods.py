@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_methods(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the verb by a subparsers' `add_parser`."""
     verb = add("methods", help="list the merge methods and their knobs")
-    verb.add_argument("--json", action="store_true")
+    verb.add_argument("--json", action="store_true", help="print one list of objects")
     verb.set_defaults(run=_methods)
 
 

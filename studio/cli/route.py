@@ -45,24 +45,28 @@ def add_route(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _router_arguments(route)
     route.add_argument("--beside", default="", metavar="NAME,…", help=_BESIDE)
-    route.add_argument("--seed", type=int, default=0)
+    route.add_argument("--seed", type=int, default=0, help="of everything that is drawn; default 0")
     route.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     route.set_defaults(run=_route)
 
 
 def _router_arguments(route: argparse.ArgumentParser) -> None:
-    route.add_argument("--kind", choices=tuple(trainable()), default="remix")
+    route.add_argument("--kind", choices=tuple(trainable()), default="remix", help="the kind of router")
     route.add_argument("--k", type=int, default=1, help="adapters for each decision; default 1")
     route.add_argument("--omega", type=float, default=1.0, help="the weight of a chosen adapter; default 1")
     route.add_argument("--samples", type=int, default=4, help="M, selections drawn of each example; default 4")
-    route.add_argument("--granularity", choices=("sequence", "token"), default="sequence")
-    route.add_argument("--reads", choices=("embedding", "hidden", "layer"), default="embedding")
+    route.add_argument(
+        "--granularity", choices=("sequence", "token"), default="sequence", help="what one decision is for"
+    )
+    route.add_argument(
+        "--reads", choices=("embedding", "hidden", "layer"), default="embedding", help="what it looks at"
+    )
     route.add_argument("--with-base", action="store_true", help="the bare base is a choice, too")
     route.add_argument("--entropy", type=float, default=1e-2, help="the entropy bonus; default 0.01")
     route.add_argument("--ratio", type=float, default=5.0, help="router's rate over the adapters'; default 5")
-    route.add_argument("--rate", type=float, help="default 0.1; 0.001 where adapters are trained")
-    route.add_argument("--steps", type=int, default=200)
-    route.add_argument("--batch", type=int, default=8)
+    route.add_argument("--rate", type=float, help="learning rate; default 0.1; 0.001 where adapters are trained")
+    route.add_argument("--steps", type=int, default=200, help="steps of training; default 200")
+    route.add_argument("--batch", type=int, default=8, help="examples a step; default 8")
 
 
 def _route(options: argparse.Namespace) -> int:

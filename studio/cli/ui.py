@@ -14,9 +14,13 @@ _LAST_PORT = 65535
 def add_ui(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the verb by a subparsers' `add_parser`."""
     verb = add("ui", help="open the page; the same as `loom` alone")
-    verb.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="default: 127.0.0.1")
+    verb.add_argument(
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        help="address to listen on; 0.0.0.0 is every one; default: 127.0.0.1",
+    )
     port = os.environ.get("GRADIO_SERVER_PORT", "7860")
-    verb.add_argument("--port", type=int, default=port, help="default: 7860")
+    verb.add_argument("--port", type=int, default=port, help="port to listen on; default: 7860")
     verb.add_argument("--browser", action="store_true", help="open a browser window too")
     verb.set_defaults(run=_ui)
 

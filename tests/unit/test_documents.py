@@ -44,3 +44,9 @@ def test_a_section_is_replaced_and_the_rest_stays(body: str) -> None:
 def test_lost_marks_are_said_and_no_page_is_cut(page: str) -> None:
     with pytest.raises(ValueError, match="once each"):
         between(page, "x", "new")
+
+
+def test_every_argument_of_the_command_line_is_explained() -> None:
+    rows = [line for line in SECTIONS["command line"]().splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert [row for row in rows if not row.rpartition(" | ")[2].strip("| ")] == []
