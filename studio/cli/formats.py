@@ -15,7 +15,7 @@ _WRITTEN = ("id", "title", "about", "files", "dialect", "cannot_carry", "needs_b
 def add_formats(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the verb by a subparsers' `add_parser`."""
     verb = add("formats", help="list the dialects that are read and the formats that are written")
-    verb.add_argument("--json", action="store_true")
+    verb.add_argument("--json", action="store_true", help="print one object")
     verb.set_defaults(run=_formats)
 
 
