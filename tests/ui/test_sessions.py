@@ -13,7 +13,8 @@ import pytest
 
 from studio.core.errors import Cancelled, LoomError
 from studio.learning.data import split
-from studio.learning.learners import LearnRequest
+from studio.learning.learners import learner_by_id
+from studio.learning.registry import LearnRequest
 from studio.recipes.presets import load_preset
 from studio.session.session import Session
 from studio.session.store import Settings
@@ -51,19 +52,21 @@ def visit(page: Page, session: Session) -> Iterator[Any]:
     session.runs.put(ROUTER, Ready(None, workspace.adapters, "opened"))  # type: ignore[arg-type]
     session.runs.put(DRAWING, Moved(threading.Event(), workspace, workspace.version))
     examples = split(items("math", "train", 20, 0))
-    shown = page.tabs["Learn"][1].begin(token, lambda: Training(workspace, places, no_base, examples, LearnRequest()))
+    request = LearnRequest(learner_by_id("soup"))
+    shown = page.tabs["Learn"][1].begin(token, lambda: Training(workspace, places, no_base, examples, request))
     next(shown)
     return shown
 
 
 def test_who_is_forgotten_is_forgotten_in_every_room(full: Page) -> None:
-    sessions, shown, held = full.shared.sessions, [], []
+    sessions, shown, held, judging = full.shared.sessions, [], [], []
     for _ in range(4):
         session, _ = sessions.enter(None)
         shown.append((session.token, visit(full, session)))
         works = [session.runs.get(kind) for kind in (LEARNING, SCORING, DRAWING)]
         works += [session, session.workspace, session.workspace.sources(), session.runs.get(ROUTER).adapters[0]]
         held.append([weakref.ref(one) for one in works])
+        judging.append(session.runs.get(SCORING).job)
         del session, works
     assert len(sessions) == 2
     learning = full.tabs["Learn"][1]
@@ -72,6 +75,8 @@ def test_who_is_forgotten_is_forgotten_in_every_room(full: Page) -> None:
         assert "stopped before it began" in end[learning.state]
         with pytest.raises(LoomError, match="away too long"):
             full.shared.session(token)
+    assert all(job.wait(HANGS) for job in judging[:2])
+    judging.clear()
     gc.collect()
     assert {one() is None for refs in held[:2] for one in refs} == {True}
     assert {one() is None for refs in held[2:] for one in refs} == {False}
