@@ -12,9 +12,10 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from tests import chromium
+from tests.waiting import LIMIT
 
 SCRATCH = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 SEED = 0
@@ -29,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_ETAG_TIMEOUT"] = os.environ["HF_HUB_DOWNLOAD_TIMEOUT"] = str(int(LIMIT))  # of loopback servers
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums are split the same way on every machine
     hypothesis.settings.load_profile("fixed")
 
@@ -83,29 +85,8 @@ def chromium_path() -> Path:
 def browser(chromium_path: Path) -> Iterator[Browser]:
     """One headless Chromium a module and no longer: while Playwright's loop runs, `asyncio.run` fails elsewhere."""
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium_path, args=list(chromium.FLAGS))
+        started = playwright.chromium.launch(
+            executable_path=chromium_path, args=list(chromium.FLAGS), timeout=1000 * LIMIT
+        )
         yield started
         started.close()
-
-
-@pytest.fixture
-def page_errors() -> list[str]:
-    """Script errors and console errors of `browser_page`; a test that provokes some checks them and clears the list."""
-    return []
-
-
-@pytest.fixture
-def browser_page(browser: Browser, page_errors: list[str]) -> Iterator[Page]:
-    """A fresh page; errors left in `page_errors` at the end fail the test."""
-
-    def on_console(message: ConsoleMessage) -> None:
-        if message.type == "error":
-            page_errors.append(f"{message.text} ({message.location.get('url', '')})")
-
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-    page = context.new_page()
-    page.on("pageerror", lambda error: page_errors.append(str(error)))
-    page.on("console", on_console)
-    yield page
-    context.close()
-    assert not page_errors

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
-from tests.browser.page import Server, Visit
+from tests.browser.page import PATIENCE, Server, Visit
+
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")

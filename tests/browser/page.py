@@ -9,9 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Download, Locator, Page, Request
 
+from tests.waiting import LIMIT, wait_until
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120_000  # ms: what takes half a second on an idle machine may take a hundred times that on a busy one
+PATIENCE = 1000 * LIMIT  # milliseconds, as Playwright counts
 PANELS = ("top", "library", "units", "mixer", "reading", "keeping")
 LOOPBACK = {"127.0.0.1", "localhost"}
 
@@ -54,7 +56,7 @@ class Server:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log = self.folder / "server.log"
 
-    def start(self, seconds: float = 120) -> None:
+    def start(self) -> None:
         """Start it, and return at the first 200 answer."""
         own = {"LOOM_WORKSPACE": str(self.folder / "rooms"), "GRADIO_TEMP_DIR": str(self.folder / "gradio")}
         command = [sys.executable, *self.program, "--port", self.url.rpartition(":")[2]]
@@ -62,14 +64,9 @@ class Server:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env={**os.environ, **own, **self.environment}, stdout=log, stderr=log
             )
-        pause = threading.Event()
-        for _ in range(int(seconds / 0.05)):
-            if self._answers():
-                return
-            if self._process.poll() is not None:
-                break
-            pause.wait(0.05)
-        raise RuntimeError(f"The server did not answer:\n{self.log.read_text()}")
+        wait_until(lambda: self._answers() or self._process.poll() is not None)
+        if self._process.poll() is not None:
+            raise RuntimeError(f"The server did not answer:\n{self.log.read_text()}")
 
     def stop(self) -> None:
         """End it."""
@@ -86,7 +83,7 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(self.url, timeout=2) as reply:
+            with urllib.request.urlopen(self.url, timeout=LIMIT) as reply:
                 return bool(reply.status == 200)
         except (URLError, OSError):
             return False
@@ -163,6 +160,12 @@ class Visit:
 
     def drag(self, id: str, share: float) -> None:
         """Pull the thumb of a slider to this share of its way, with the mouse."""
+        with self.dragging(id) as to:
+            to(share)
+
+    @contextmanager
+    def dragging(self, id: str) -> Iterator[Callable[[float], None]]:
+        """Hold the thumb of a slider with the mouse, to be pulled to shares of its way, and let it go at the end."""
         slider = self.slider(id)
         slider.scroll_into_view_if_needed()
         low, high = (float(slider.get_attribute(end) or 0) for end in ("min", "max"))
@@ -172,7 +175,7 @@ class Visit:
         y = box["y"] + box["height"] / 2
         self.page.mouse.move(box["x"] + box["width"] * (value - low) / (high - low), y)
         self.page.mouse.down()
-        self.page.mouse.move(box["x"] + box["width"] * share, y, steps=12)
+        yield lambda share: self.page.mouse.move(box["x"] + box["width"] * share, y, steps=12)
         self.page.mouse.up()
 
     def lasso(self, margin: float = 40) -> None:
@@ -237,6 +240,10 @@ class Visit:
     def drawn(self) -> None:
         """Wait for the map."""
         self.until("map.points > 0")
+
+    def laid_out(self) -> None:
+        """Wait for UMAP's picture in place of the first one, after which the map moves no more by itself."""
+        self.page.locator("#map .note", has_text=re.compile("^UMAP of")).wait_for(state="attached")
 
     def written(self) -> None:
         """Wait until every column is written."""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
+from playwright.sync_api import expect
+
 from tests.browser.page import Visit
 
-WATCH = """() => {
-  window.__drawn = new Set();
-  new MutationObserver(() => {
-    const picture = document.querySelector('#slot-b2 img');
-    if (picture) window.__drawn.add(picture.src);
-  }).observe(document.querySelector('#slot-b2'), {subtree: true, childList: true, attributes: true});
-}"""
+FIGURE = re.compile(r"[\d.]+ dB from the right answer")
 
 
 def test_b2_follows_the_drag_and_is_kept(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("tab", name="Analogy", exact=True).click()
-    page.locator("#slot-b2 img").wait_for()
-    page.locator("#analogy-state", has_text="dB from the right answer").wait_for()
-    page.evaluate(WATCH)
-    visit.drag("strength", 0.05)
-    page.wait_for_function("window.__drawn.size >= 2")  # a picture on the way, and the last
+    picture, state = page.locator("#slot-b2 img"), visit.part("analogy-state")
+    expect(state).to_contain_text(FIGURE)
+    with visit.dragging("strength") as to:
+        for share in (0.4, 0.05):  # each place gives a picture of its own while the thumb is still held
+            before, address = state.inner_text(), str(picture.get_attribute("src"))
+            to(share)
+            expect(state).not_to_have_text(before)
+            expect(state).to_contain_text(FIGURE)
+            expect(picture).not_to_have_attribute("src", address)
     visit.open_tab("space-tabs", "save-analogy").click()
     page.locator("#saved", has_text="read back and compared").wait_for()
-    assert page.locator("#download-analogy").is_visible()
+    page.locator("#download-analogy").wait_for()

@@ -8,10 +8,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import visiting
-from tests.browser.page import PATIENCE, Server
+from tests.browser.page import Server
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 
 def test_a_visitor_shows_plays_asks_and_overrides(browser: Browser, server: Server) -> None:

@@ -16,11 +16,10 @@ from studio.merging import method_by_id
 from studio.recipes.presets import load_preset, preset_ids
 from studio.recipes.recipe import read_yaml
 from tests.browser.conftest import visiting
-from tests.browser.page import PATIENCE, ROOT, Server, Visit
+from tests.browser.page import ROOT, Server, Visit
 from tests.fixtures import peft_folder
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 FIRST = load_preset(preset_ids()[0])
 Exported = tuple[Visit, Path]
@@ -52,6 +51,7 @@ def test_a_first_visit_opens_on_a_living_preset(visit: Visit) -> None:
 
 def test_the_lasso_mutes_and_undo_restores(visit: Visit) -> None:
     visit.written()
+    visit.laid_out()
     figures = visit.open_tab("mixer", "report").locator(".figures")
     before = figures.inner_text()
     visit.lasso()

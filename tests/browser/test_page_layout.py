@@ -10,10 +10,9 @@ import pytest
 from playwright.sync_api import Browser, FloatRect, expect
 
 from tests.browser.conftest import visiting
-from tests.browser.page import CONTROLS, NAME_OF, PANELS, PATIENCE, Server, Visit
+from tests.browser.page import CONTROLS, NAME_OF, PANELS, Server, Visit
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 DRAWN_AND_STAGE = (".main-svg", ".stage")
 SIZES = ((1280, 800), (390, 844), (360, 780))
@@ -30,6 +29,7 @@ def themed(request: pytest.FixtureRequest, browser: Browser, server: Server) -> 
     """A first visit in each theme, which no test here changes."""
     with visiting(browser, server, theme=request.param) as begun:
         begun.written()
+        begun.laid_out()
         yield request.param, begun
 
 
@@ -41,9 +41,9 @@ def test_nothing_overlaps_or_overflows(themed: tuple[str, Visit], width: int, he
     drawn, stage = (f"document.querySelector('#map {part}').getBoundingClientRect().width" for part in DRAWN_AND_STAGE)
     visit.until(f"{drawn} > 0.95 * {stage}")
     visit.page.screenshot(path=tmp_path / f"{theme}-{width}.png", full_page=True)
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.until(f"document.documentElement.scrollWidth <= {width}")
     if width >= 1000:  # one screen, no scrolling
-        assert visit.page.evaluate("document.documentElement.scrollHeight") <= height
+        visit.until(f"document.documentElement.scrollHeight <= {height}")
     boxes = {name: visit.part(name).bounding_box() for name in PANELS}
     assert all(box is not None and box["width"] > 200 for box in boxes.values())
     assert [pair for pair in combinations(PANELS, 2) if _overlap(*(boxes[name] for name in pair))] == []  # type: ignore[arg-type]
@@ -60,6 +60,7 @@ def test_the_theme_is_dark_or_light(themed: tuple[str, Visit]) -> None:
 
 def test_tab_reaches_every_control_and_changes_nothing(visit: Visit) -> None:
     visit.written()
+    visit.laid_out()
     visit.page.evaluate(f"window.controls = new Set(({CONTROLS})())")
     unnamed = visit.page.evaluate(f"[...controls].filter(e => !({NAME_OF})(e)).map(e => e.outerHTML.slice(0, 200))")
     count = visit.page.evaluate("controls.size")

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.page import PATIENCE, Visit
+from tests.browser.page import Visit
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 
 def test_judge_open_a_row_learn_and_undo(visit: Visit, tmp_path: Path) -> None:
@@ -24,7 +23,7 @@ def test_judge_open_a_row_learn_and_undo(visit: Visit, tmp_path: Path) -> None:
     for _ in range(2):  # cat alone stays
         methods.press("Backspace")
     visit.part("judge").click()
-    expect(visit.part("score-state")).to_contain_text("Done: 6 rows", timeout=3 * PATIENCE)
+    expect(visit.part("score-state")).to_contain_text("Done: 6 rows")
     expect(visit.part("multiples").locator(".main-svg").first).to_be_visible()
     with visit.page.expect_download() as started:
         visit.part("board-csv").click()
@@ -40,7 +39,7 @@ def test_judge_open_a_row_learn_and_undo(visit: Visit, tmp_path: Path) -> None:
     visit.page.get_by_role("button", name="Settings: shape").click()
     visit.part("learn-steps").get_by_role("spinbutton").fill("4")
     visit.part("learn").click()
-    expect(visit.part("learn-state")).to_contain_text("after 4 steps", timeout=3 * PATIENCE)
+    expect(visit.part("learn-state")).to_contain_text("after 4 steps")
     expect(visit.part("learn-heat").locator("td.more, td.less")).to_have_count(2 * 56)
     expect(visit.part("learn-curve").locator("svg")).to_be_visible()
 

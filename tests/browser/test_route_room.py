@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from playwright.sync_api import expect
+
 from tests.browser.page import Visit
 
 
@@ -12,12 +14,12 @@ def test_a_router_is_trained_and_writes(visit: Visit) -> None:
     visit.part("route-tasks").get_by_text("Word problems", exact=True).wait_for()
     visit.part("route-train").click()
     visit.part("route-state").get_by_text("Done after").wait_for()
-    assert visit.part("route-plots").get_by_role("img").count() == 4
-    assert "2.00" in visit.part("route-figures").inner_text()  # ReMix: ESS is k
+    expect(visit.part("route-plots").get_by_role("img")).to_have_count(4)
+    expect(visit.part("route-figures")).to_contain_text("2.00")  # ReMix: ESS is k
     visit.part("route-pick").get_by_role("combobox").click()
     visit.page.get_by_role("option", name=re.compile("^Capitals")).click()
-    visit.page.wait_for_function("document.querySelector('#route-prompt textarea').value.includes('capitals')")
+    expect(visit.part("route-prompt").get_by_role("textbox")).to_have_value(re.compile("capitals"))
     visit.part("route-write").click()
-    visit.page.wait_for_function("document.querySelector('#route-written').innerText.includes('shout')")
+    expect(visit.part("route-written")).to_contain_text("shout")
     visit.page.get_by_role("tab", name="Why a softmax collapses").click()
-    assert "99.2%" in visit.part("route-collapse").inner_text()
+    expect(visit.part("route-collapse")).to_contain_text("99.2%")

@@ -14,6 +14,7 @@ from studio.merging.registry import Knob, Method
 from tests.contract.contract import IDS
 from tests.contract.registry import unlisted
 from tests.references import REFERENCES
+from tests.waiting import LIMIT
 
 KNOBS = [pytest.param(knob, id=f"{id}-{knob.name}") for id, found in methods().items() for knob in found.knobs.values()]
 NUMERIC = [param for param in KNOBS if param.values[0].range]
@@ -74,4 +75,4 @@ def test_what_is_no_number_in_bounds_is_refused(knob: Knob, value: object) -> No
 
 def test_listing_the_methods_loads_no_torch() -> None:
     code = "import sys, studio; list(studio.methods()['lego'].knobs); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=LIMIT).returncode == 0

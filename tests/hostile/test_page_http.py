@@ -17,12 +17,12 @@ import pytest
 
 from tests.browser.page import ROOT, Server
 from tests.fixtures import peft_folder
+from tests.waiting import LIMIT
 
 PLOTLY = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").resolve().as_posix()
 ENTRY = (ROOT / "app.py").as_posix()
 HOSTNAME = "/etc/hostname"
 LEAKS = ("Traceback", "site-packages", 'File "', "studio/")
-TIMEOUT = httpx.Timeout(120)
 
 # For each input of a handler, something that its control would never send.
 PAYLOADS: Mapping[str, Any] = {
@@ -61,7 +61,7 @@ class Client:
     session: str = field(default_factory=lambda: secrets.token_hex(6))
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=f"{self.url}/", timeout=TIMEOUT)
+        self.http = httpx.Client(base_url=f"{self.url}/", timeout=LIMIT)
         self.config = self.http.get("config").json()
         self.listeners: list[dict[str, Any]] = self.config["dependencies"]
 
@@ -123,7 +123,7 @@ def client(server: Server) -> Client:
 
 def get(url: str, path: str) -> tuple[int, bytes]:
     """A request whose path nobody tidies on the way."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=LIMIT)
     connection.request("GET", path)
     reply = connection.getresponse()
     return reply.status, reply.read()

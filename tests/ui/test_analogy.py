@@ -19,10 +19,12 @@ from studio.recipes.recipe import Source
 from studio.session.store import Sessions, Settings
 from studio.ui.pictures.analogy import AnalogyPanel, atlas, models
 from studio.ui.pictures.analogy.atlas import BRINGS, MOVES
+from studio.ui.pictures.analogy.room import Drawing
 from studio.ui.shell.panel import Shared
 from studio.ui.shell.warm_up import WarmUp
 from studio.units import pca
 from tests.kontext import clip_folder, kontext_pipeline, lorweb_folder
+from tests.ui.conftest import MakeGate
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def apart(first: Image.Image, second: Image.Image) -> float:
     return float(np.abs(np.asarray(first, float) - np.asarray(second, float)).mean())
 
 
-def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel) -> None:
+def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel, gate: MakeGate) -> None:
     token = panel.room.shared.sessions.enter(None)[0].token
     assert last(panel.on_open("")) == {
         panel.pictures.state: last(panel.on_open(""))[panel.pictures.state],
@@ -71,10 +73,13 @@ def test_the_room_opens_on_a_living_analogy(panel: AnalogyPanel) -> None:
     }
     updates = last(panel.on_token(token, True))
     assert len(updates[panel.pictures.strip]) == len(panel.room.models.names)
-    panel.space.on_field("steps", token, 40)  # enough for any machine to be looked at meanwhile
-    frames = [update.get(panel.pictures.b2) for update in panel.on_version(token)]
-    assert sum(frame is not None for frame in frames) >= 2  # it forms step by step
-    panel.space.on_field("steps", token, 2)
+    first = gate(Drawing, "_step")
+    frames = []
+    for update in panel.on_version(token):
+        if panel.pictures.b2 in update:
+            frames.append(update[panel.pictures.b2])
+            first.open()  # it goes on once its first picture is shown
+    assert len(frames) >= 2  # it forms step by step
     said = last(panel.on_version(token))[panel.pictures.state]
     assert float(said.split(" dB")[0].rpartition(">")[2]) > 24
 

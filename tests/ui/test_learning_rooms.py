@@ -16,12 +16,14 @@ from studio.learning.learners import learners
 from studio.recipes.presets import load_preset
 from studio.text.skills import items
 from studio.ui.compose.learn import curves
+from studio.ui.compose.learn.job import Training
 from studio.ui.compose.learn.page import LearningPanel
 from studio.ui.judge import table
 from studio.ui.judge.page import ScoringPanel, learned_in
 from studio.ui.shell import task_choices
 from studio.ui.shell.page import Page
 from tests.contract.contract import UNSIGNED
+from tests.ui.conftest import MakeGate
 
 QUICK = {
     "shape": "free",
@@ -88,31 +90,36 @@ def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) ->
     assert workspace.recipe == before
 
 
-def test_a_run_is_stopped_and_goes_on(page: Page, token: str) -> None:
-    steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *{**QUICK, "steps": 400}.values(), *RECYCLE)
+def test_a_run_is_stopped_and_goes_on(page: Page, token: str, gate: MakeGate) -> None:
+    second = gate(Training, "_seen", 2)
+    steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *{**QUICK, "steps": 9}.values(), *RECYCLE)
     next(steps)
     run = learning(page).run(token)
     assert run
     with pytest.raises(gr.Error, match="Stop it first"):
         next(learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE))
-    while len(run.losses) < 2:
+    while not second.is_reached:
         next(steps)
     learning(page).on_stop(token)
+    second.open()
     end = whole(steps)
     assert end[learning(page).more]["interactive"] is True
     made = len(run.losses)
-    assert 2 <= made < 400
+    assert 2 <= made < 9
+    another = gate(Training, "_seen")
     more = learning(page).on_resume(token)
     next(more)
     later = learning(page).run(token)
     assert later is not run
     assert later
-    while len(later.losses) <= made:
+    while not another.is_reached:
         next(more)
     with pytest.raises(gr.Error, match="Stop it first"):
         next(learning(page).on_resume(token))  # it goes on already
     learning(page).on_stop(token)
+    another.open()
     whole(more)
+    assert made < len(later.losses) < 9
     assert later.losses[:made] == run.losses
     fresh = whole(learning(page).on_open(token, None))  # the page was loaded again
     assert "Stopped after" in fresh[learning(page).state]
@@ -131,12 +138,14 @@ def test_every_learner_is_offered_and_writes_the_recipe(page: Page, token: str, 
     assert page.shared.workspace(token).recipe.name == f"learned: {id}"
 
 
-def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str) -> None:
+def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str, gate: MakeGate) -> None:
     workspace = page.shared.workspace(token)
+    first = gate(Training, "_seen")
     steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE)
     next(steps)
     workspace.remove(1)
     left = workspace.recipe
+    first.open()
     said = whole(steps)[learning(page).state]
     assert workspace.recipe == left
     assert "named versions" in said

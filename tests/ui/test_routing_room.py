@@ -15,9 +15,11 @@ from studio.routing.comparison import BASELINES
 from studio.routing.kinds import kinds, trainable
 from studio.routing.router import load_router
 from studio.ui.route import markup as router_markup
+from studio.ui.route.job import Routing
 from studio.ui.route.page import RoutingPanel
 from studio.ui.shell import plots
 from studio.ui.shell.page import Page
+from tests.ui.conftest import MakeGate
 
 # k, omega, kind, granularity, features, with base, seed, M, entropy, rate, steps, batch
 ORDER = (2, 1.0, "remix", "sequence", "embedding", True, 0, 2, 0.01, 0.1, 3, 2)
@@ -107,23 +109,28 @@ def test_another_visitor_opens_it(page: Page, room: RoutingPanel, token: str, do
     assert last(room.on_write(other, "Question: Say: fox\nAnswer in capitals:"))["value"]
 
 
-def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel) -> None:
+def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel, gate: MakeGate) -> None:
     session, _ = page.shared.sessions.enter(None)
     token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
-    run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 5000, 2)  # too many to be done before it is stopped
+    second = gate(Routing, "_seen", 2)
+    run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 50, 2)
     next(run)
     with pytest.raises(gr.Error, match="Stop it first"):
         next(room.on_train(token, TASKS, 4, *ORDER))
-    while not room.run(token).history or "Step" not in room.run(token).status:
+    while not second.is_reached:
         next(run)
+    assert "Step" in room.run(token).status
     room.on_stop(token)
+    second.open()
     stopped = last(run)
     assert "Stopped after" in stopped[room.state]
     assert stopped[room.more]["interactive"] is True
+    another = gate(Routing, "_seen")
     again = room.on_resume(token)
     next(again)
     room.on_stop(token)
+    another.open()
     assert "Stopped after" in last(again)[room.state]
 
 

@@ -241,7 +241,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(copied: Path, cache: Path, hub_online: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A Hub-shaped server on loopback that serves `copied` as tiny/llama."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, copied))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     monkeypatch.setattr(

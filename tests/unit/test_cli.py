@@ -21,6 +21,7 @@ from studio.merging import methods
 from studio.recipes.recipe import load
 from tests.contract.contract import FEW, UNSIGNED
 from tests.fixtures import TINY, peft_folder
+from tests.waiting import LIMIT
 
 INSPECTION = {
     *("path", "verdict", "dialect", "evidence", "base", "ranks"),
@@ -38,7 +39,7 @@ def run(*arguments: object, folder: Path | None = None, encoding: str = "utf-8")
         "HF_HUB_OFFLINE": "1",
         "PYTHONIOENCODING": encoding,
     }
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, env=environment)
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -100,7 +101,7 @@ def test_methods_are_listed_without_torch() -> None:
     program = (
         "import sys, studio.cli.main; studio.cli.main.main(['methods', '--json']); sys.exit('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)
     assert [found["id"] for found in listed] == [*methods()]

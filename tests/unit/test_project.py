@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 from tests.fixtures import peft_folder
 from tests.modules import ROOT, module_name
+from tests.waiting import LIMIT
 
 SOURCES = sorted((ROOT / "studio").rglob("*.py"))
 OUTSIDE_ENGINE = ("studio.ui",)
@@ -39,7 +40,7 @@ runpy.run_module("studio", run_name="__main__", alter_sys=True)
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in a fresh interpreter at the root of the project."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
 
 
 def imported_packages(path: Path) -> set[str]:

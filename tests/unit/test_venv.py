@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT
+
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable)
 
@@ -28,7 +30,7 @@ def venv(project: Path, *, interpreter: Path = PYTHON, **environment: str) -> su
     """Run the script with the given interpreter."""
     environment = {**os.environ, **environment, "PYTHON": str(interpreter)}
     command = ["sh", "tools/venv.sh"]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
 
 def write_script(path: Path, text: str) -> Path:
