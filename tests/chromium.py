@@ -48,7 +48,7 @@ def _playwrights_own() -> str:
 def _starts(path: str) -> bool:
     """Being on PATH is not enough: Ubuntu's is a stub without snapd, and a download may lack system libraries."""
     try:
-        return subprocess.run([path, "--version"], capture_output=True, timeout=300).returncode == 0
+        return subprocess.run([path, "--version"], capture_output=True, timeout=600).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
