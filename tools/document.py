@@ -1,4 +1,7 @@
-"""Write the generated sections of the docs: `python -m tools.document`. A test fails where a page is not up to date."""
+"""Write the generated sections of the docs and the picture of the packages: `python -m tools.document`.
+
+A test fails where a page is not up to date.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,20 @@ from types import MappingProxyType
 
 from studio.core.files import write_atomic
 from tools.marks import between, names
-from tools.sections import cli, formats, learners, methods, routers
+from tools.sections import cli, formats, learners, methods, packages, routers
+from tools.street import picture
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+STREET = DOCS / "images" / "street.svg"
 SECTIONS: Mapping[str, Callable[[], str]] = MappingProxyType(
-    {**cli.sections(), **formats.sections(), **learners.sections(), **methods.sections(), **routers.sections()}
+    {
+        **cli.sections(),
+        **formats.sections(),
+        **learners.sections(),
+        **methods.sections(),
+        **packages.sections(),
+        **routers.sections(),
+    }
 )
 
 
@@ -32,3 +44,4 @@ def filled(page: str) -> str:
 if __name__ == "__main__":
     for path in pages():
         write_atomic(path, filled(path.read_text("utf-8")).encode())
+    write_atomic(STREET, picture().encode())

@@ -2,65 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from tests.modules import MODULES, ROOT
+from tools.layers import FLOORS, MODULES, ROOT, Arrow, arrows, package
 
-# From the ground up. Packages on one line know nothing of each other; `studio` is the Python face and `__main__`.
-LAYERS = (
-    "studio.core",
-    "studio.audio studio.formats studio.text studio.units",
-    "studio.merging",
-    "studio.recipes",
-    "studio.composing",
-    "studio.evaluation studio.session studio.vision",
-    "studio.learning",
-    "studio.routing",
-    "studio.mixture",
-    "studio.ui",
-    "studio.cli",
-    "studio",
-    "training",
-)
-FLOORS = {package: floor for floor, layer in enumerate(LAYERS) for package in layer.split()}
 NEXT_TO_THE_MODULE = r"""Path\(__file__\)\.(parent / ["']|with_name\()"""
-
-
-class Arrow(NamedTuple):
-    """One import, wherever in the file it stands: inside functions and for types only, too."""
-
-    module: str
-    target: str
-    place: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.module} -> {self.target}"
-
-
-def arrows(module: str, path: Path) -> Iterator[Arrow]:
-    """What a file imports; `from package import module` leads to the module."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            wanted = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in MODULES else node.module for name in wanted]
-        for name in dict.fromkeys(names):
-            yield Arrow(module, name, f"{path.relative_to(ROOT)}:{node.lineno}")
-
-
-def package(module: str) -> str:
-    """The package of a layer that a module belongs to: studio.a of studio.a.b, training of training.c."""
-    parts = module.split(".")
-    return ".".join(parts[:2]) if parts[0] == "studio" and parts[1:] not in ([], ["__main__"]) else parts[0]
 
 
 @pytest.fixture(scope="module")

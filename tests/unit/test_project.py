@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.fixtures import peft_folder
-from tests.modules import ROOT, module_name
 from tests.waiting import LIMIT
+from tools.layers import ROOT, module_name
 
 SOURCES = sorted((ROOT / "studio").rglob("*.py"))
 OUTSIDE_ENGINE = ("studio.ui",)

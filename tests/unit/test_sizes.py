@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.modules import MODULES, ROOT
+from tools.layers import MODULES, ROOT
 
 LONGEST_FUNCTION = 60
 NINE_OF_TEN_FUNCTIONS = 17
