@@ -271,11 +271,17 @@ def core(
     *,
     density: float,
     combine: str,
+    basis: str,
     election: str,
     mean: str,
 ) -> Dense:
     if len(sources) == 1:
         return cat(sources, weights, stream)
+    if basis == "factors":
+        left = stacked_basis([source.B for source in sources])
+        right = stacked_basis([source.A.T for source in sources])
+        pieces = [left.T @ source.delta @ right for source in sources]
+        return left @ in_basis(pieces, weights, stream, density, combine, election, mean) @ right.T
     left = common_basis([source.delta for source in sources], total_rank(sources))
     right = common_basis([source.delta.T for source in sources], total_rank(sources))
     pieces = [left.T @ source.delta @ right for source in sources]
@@ -291,6 +297,12 @@ def common_basis(deltas: Sequence[Dense], rank: int) -> Dense:
     peak = np.take_along_axis(u, np.abs(u).argmax(0)[None], 0)
     missing = min(rank, len(u)) - u.shape[1]
     return np.pad(u * np.where(peak < 0, -1.0, 1.0), ((0, 0), (0, missing)))[:, ::-1]
+
+
+def stacked_basis(factors: Sequence[Dense]) -> Dense:
+    """The left singular vectors of the factors side by side, strongest first, zero where there are fewer directions."""
+    u, s, _ = np.linalg.svd(np.hstack(factors), full_matrices=False)
+    return u * (s > 1e-6 * s[0])
 
 
 def in_basis(

@@ -1,10 +1,11 @@
-"""KnOTS and core space: methods that compare entry by entry, in a basis where the sources are aligned.
+"""KnOTS and Core Space: methods that compare entry by entry, in a basis where the sources are aligned.
 
 Both work in the span of the sources, a few dozen dimensions, and so need no dense delta and no truncation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Combine = Literal["ties", "dare", "sum"]
+Basis = Literal["deltas", "factors"]
 _DENSITY = (Range(0.01, 1, 0.01), Help("Share of each source's coordinates that stays."))
 _COMBINE = Help("How the aligned coordinates are joined: sign election, random drop, or the exact sum.")
+_BASIS = Help(
+    "Which directions are common: those of the updates, which do not depend on how an adapter is written, or those of "
+    "the stacked factors, as published."
+)
 _TINY = 1e-12  # directions below this share of the largest are rounding
 
 
@@ -63,8 +69,8 @@ def knots(
 
 
 @method(
-    title="Core space: vote in a small square",
-    source="core-space merging: the sources in their common bases",
+    title="Core Space: vote in a small square",
+    source="Core Space, arXiv 2509.17786, with basis = factors; basis = deltas is ours",
     laws=Laws(order=False),
     default_weight="one",
 )
@@ -75,22 +81,32 @@ def core(
     draw: Draw,
     density: Annotated[float, _DENSITY[0], _DENSITY[1]] = 0.5,
     combine: Annotated[Combine, _COMBINE] = "ties",
+    basis: Annotated[Basis, _BASIS] = "deltas",
     election: Annotated[Election, ELECTION_HELP] = "mergekit",
     mean: Annotated[Mean, MEAN_HELP] = "peft",
 ) -> Merged:
     """Writes every delta as a small matrix between a common output and a common input basis, and merges those.
 
-    A source alone comes back whole.
+    The published bases come from the stacked factors, so that a source written as (10 A, B / 10) merges otherwise; ours
+    come from the deltas themselves. A source alone comes back whole.
     """
     if len(pairs) == 1:
         return Merged(weighted(pairs, weights))
     wide = [pair.double() for pair in pairs]
-    left, pieces = _aligned(wide)
-    right, _ = _aligned([Pair(pair.B.mT, pair.A.mT) for pair in wide])
-    merged = _joined(
-        [piece @ right for piece in pieces], weights.double(), density, combine, draw, Vote(election, mean)
-    )
+    flipped = [Pair(pair.B.mT, pair.A.mT) for pair in wide]
+    if basis == "factors":
+        left, right = _stacked([pair.B for pair in wide]), _stacked([pair.B for pair in flipped])
+    else:
+        left, right = _aligned(wide)[0], _aligned(flipped)[0]
+    pieces = [(left.mT @ pair.B) @ (pair.A @ right) for pair in wide]
+    merged = _joined(pieces, weights.double(), density, combine, draw, Vote(election, mean))
     return Merged(Pair(merged @ right.mT, left).single())
+
+
+def _stacked(factors: Sequence[Tensor]) -> Tensor:
+    """The left singular vectors (..., d, m) of factors (..., d, r_i) side by side, strongest first, rounding cut."""
+    u, s, _ = torch.linalg.svd(torch.cat(list(factors), -1), full_matrices=False)
+    return u * (s > math.sqrt(_TINY) * s[..., :1])[..., None, :]
 
 
 def _aligned(pairs: Sequence[Pair]) -> tuple[Tensor, list[Tensor]]:

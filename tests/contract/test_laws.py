@@ -88,6 +88,23 @@ def test_a_law_of_lego_and_knots_holds_with_the_right_knobs(mixed: list[Adapter]
         assert exact(id, mixed, {"combine": "sum"}) <= TOLERANCE
 
 
+def test_core_space_as_published_depends_on_how_a_source_is_written(mixed: list[Adapter]) -> None:
+    """(10 A, B / 10) is the same adapter; only the bases of the deltas, which are ours, see that."""
+    rewritten = [scaled_halves(mixed[0], 10.0), *mixed[1:]]
+    assert distance(run("core", rewritten, basis="deltas"), run("core", mixed, basis="deltas")) <= TOLERANCE
+    assert distance(run("core", rewritten, basis="factors"), run("core", mixed, basis="factors")) > BROKEN
+    assert exact("core", mixed, {"combine": "sum", "basis": "factors"}) <= TOLERANCE
+
+
+def scaled_halves(adapter: Adapter, factor: float) -> Adapter:
+    """The same deltas, A times the factor and B divided by it."""
+    modules = {
+        name: in_memory_module(name, factor * module.A, module.B / factor, module.scaling)
+        for name, module in adapter.modules.items()
+    }
+    return replace(adapter, modules=modules)
+
+
 @pytest.mark.parametrize("id", [id for id, found in methods().items() if found.laws.gauge])
 def test_a_twin_in_other_factors_is_still_a_twin(equal: list[Adapter], id: str) -> None:
     """Where two sources agree, what is left between them is rounding, and no method may make something of it."""

@@ -32,6 +32,8 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [
     ("knots", {"density": 0.5, "combine": "dare"}),
     ("knots", {"combine": "sum"}),
     ("core", {"density": 0.5, "combine": "dare"}),
+    ("core", {"basis": "factors"}),
+    ("core", {"basis": "factors", "density": 0.5, "combine": "dare"}),
     ("tsv", {"triples": 1}),
     ("prune", {"density": 0.1}),
     ("breadcrumbs", {"gamma": 0.0}),
