@@ -33,7 +33,7 @@ def find() -> Path | None:
 
 def fetch() -> None:
     """Try the package manager when root, then Playwright's download; whether it helped is for `find` to say."""
-    if os.geteuid() == 0 and shutil.which("apt-get"):
+    if shutil.which("apt-get") and os.geteuid() == 0:
         _run("apt-get", "update", "-qq")
         if _run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"):
             return

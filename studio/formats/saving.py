@@ -55,7 +55,10 @@ def save_adapter(
     writer.require(adapter, base)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+        # An earlier export that somebody has open cannot be removed on Windows: this one is there all the same.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True
+        ) as temporary:
             folder = Path(temporary) / "adapter"
             folder.mkdir()
             writer.write(adapter, folder, dtype, base)

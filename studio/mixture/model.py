@@ -173,7 +173,7 @@ class Mixture:
 
     def add(self, adapter: Adapter, name: str) -> None:
         """Load one more adapter of the decoder under a name, for example a merge of the two."""
-        with tempfile.TemporaryDirectory(prefix="loom-mixture-") as folder, self.lock:
+        with tempfile.TemporaryDirectory(prefix="loom-mixture-", ignore_cleanup_errors=True) as folder, self.lock:
             save_adapter(adapter, Path(folder) / name)
             self.decoder.load_adapter(Path(folder) / name, adapter_name=name)
             self.decoder.eval().requires_grad_(False)

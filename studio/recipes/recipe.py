@@ -22,7 +22,7 @@ from studio.merging.registry import Method, Value
 
 FORMAT = 1
 MAX_BYTES = 4 << 20
-_SCHEME = re.compile(r"[a-z]+:")
+_SCHEME = re.compile(r"[a-z]{2,}:")  # one letter is a drive of Windows
 _DOCS = "see docs/reference/recipes.md"
 Weight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Form = Literal["raw", "canonical"]

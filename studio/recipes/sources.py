@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from studio.core.adapter import Adapter
 from studio.core.data import assets
@@ -67,7 +67,8 @@ def source_fields(word: str) -> dict[str, str]:
         word.encode()
     except UnicodeEncodeError:
         raise BadRecipe(f"{word!r} is not UTF-8", "a recipe could not name it", "rename the file") from None
-    is_hub_id = word.count("/") == 1 and not word.startswith((".", "/", "~")) and not Path(word).exists()
+    looks_so = word.count("/") == 1 and not word.startswith((".", "/", "~")) and not PureWindowsPath(word).drive
+    is_hub_id = looks_so and not Path(word).exists()
     return {"hub": word} if is_hub_id else {"path": word}
 
 

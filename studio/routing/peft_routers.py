@@ -44,7 +44,7 @@ class Library:
 @contextmanager
 def saved(adapters: Sequence[Adapter]) -> Iterator[list[str]]:
     """The adapters as PEFT folders, for as long as the library needs them."""
-    with TemporaryDirectory(prefix="loom-route-") as folder:
+    with TemporaryDirectory(prefix="loom-route-", ignore_cleanup_errors=True) as folder:
         places = [Path(folder) / str(i) for i in range(len(adapters))]
         for place, adapter in zip(places, adapters, strict=True):
             save_adapter(adapter, place)

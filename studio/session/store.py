@@ -43,8 +43,13 @@ class Settings:
         loopback = host in {"127.0.0.1", "localhost", "::1"} and "SPACE_ID" not in os.environ
         status = os.environ.get("LOOM_LOCAL", "").lower()
         is_local = status in {"1", "true", "yes"} if status else loopback
-        root = Path(os.environ.get("LOOM_WORKSPACE") or Path(tempfile.gettempdir()) / f"lora-loom-{os.getuid()}")
-        return cls(root, is_local)
+        root = os.environ.get("LOOM_WORKSPACE")
+        return cls(Path(root) if root else Path(tempfile.gettempdir()) / f"lora-loom{_owner()}", is_local)
+
+
+def _owner() -> str:
+    """What tells this user's folder from another's in a shared temporary folder; Windows has one for each user."""
+    return f"-{os.getuid()}" if hasattr(os, "getuid") else ""
 
 
 @dataclass(slots=True, eq=False)

@@ -15,6 +15,7 @@ from studio.core.errors import BadRecipe
 from studio.merging import methods
 from studio.recipes.presets import load_preset, preset_ids
 from studio.recipes.recipe import MAX_BYTES, Recipe, Source, load, parse, placed, read_yaml
+from studio.recipes.sources import source_fields
 
 
 def test_the_text_gives_the_recipe_again() -> None:
@@ -76,6 +77,13 @@ def test_paths_count_from_the_recipes_folder(tmp_path: Path, monkeypatch: pytest
     assert _paths(load(file)) == [
         str(tmp_path / "a"), str(tmp_path / "../b"), "/c/d", str(tmp_path / "home/e"), "loom:math", "upload:x",
     ]  # fmt: skip
+
+
+def test_a_drive_of_windows_is_no_scheme_and_no_owner_on_the_hub(tmp_path: Path) -> None:
+    _recipe("c:/loras/a").save(tmp_path / "r.yaml")
+    assert _paths(load(tmp_path / "r.yaml")) == [str(tmp_path / "c:/loras/a")]
+    assert source_fields("C:/a") == {"path": "C:/a"}
+    assert source_fields("owner/a") == {"hub": "owner/a"}
 
 
 @pytest.mark.parametrize("for_others", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 import threading
 import weakref
@@ -303,3 +304,9 @@ def test_a_run_that_waits_for_a_place_ends_when_it_is_stopped() -> None:
             job.result()
     with places.taken(threading.Event()):
         pass
+
+
+def test_a_system_without_user_ids_has_a_folder_for_workspaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOOM_WORKSPACE", raising=False)
+    monkeypatch.delattr(os, "getuid")
+    assert Settings.from_environment().root.name == "lora-loom"

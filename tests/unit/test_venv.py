@@ -14,6 +14,7 @@ from tests.waiting import LIMIT
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable)
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="a script for POSIX shells")
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ def locate_in_zip(path: Path, into: Path | None = None) -> Located:
 
     Raises `Refused` for a broken zip, a bomb, and one that holds no adapter or several.
     """
-    keep = None if into else tempfile.TemporaryDirectory(prefix="loom-zip-")
+    keep = None if into else tempfile.TemporaryDirectory(prefix="loom-zip-", ignore_cleanup_errors=True)
     folder = into or Path(keep.name if keep else "")
     try:
         with zipfile.ZipFile(path) as archive:

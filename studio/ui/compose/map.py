@@ -66,8 +66,8 @@ def unit_map(
     return gr.HTML(
         value,
         html_template=_TEMPLATE,
-        css_template=(_STATIC / "map.css").read_text(),
-        js_on_load=(_STATIC / "map.js").read_text(),
+        css_template=(_STATIC / "map.css").read_text("utf-8"),
+        js_on_load=(_STATIC / "map.js").read_text("utf-8"),
         plotly=_PLOTLY.resolve().as_posix(),
         height=height,
         colour=colour,

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 # `page.css` is the Compose tab's; every other room adds `page-ROOM.css`.
-CSS = "\n".join(path.read_text() for path in sorted((Path(__file__).parent / "static").glob("page*.css")))
+CSS = "\n".join(path.read_text("utf-8") for path in sorted((Path(__file__).parent / "static").glob("page*.css")))
 
 
 def theme() -> gr.Theme:
