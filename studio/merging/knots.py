@@ -106,7 +106,9 @@ def core(
 def _stacked(factors: Sequence[Tensor]) -> Tensor:
     """The left singular vectors (..., d, m) of factors (..., d, r_i) side by side, strongest first, rounding cut."""
     u, s, _ = torch.linalg.svd(torch.cat(list(factors), -1), full_matrices=False)
-    return u * (s > math.sqrt(_TINY) * s[..., :1])[..., None, :]
+    live: Tensor = s > math.sqrt(_TINY) * s[..., :1]
+    basis: Tensor = u * live[..., None, :]
+    return basis
 
 
 def _aligned(pairs: Sequence[Pair]) -> tuple[Tensor, list[Tensor]]:
