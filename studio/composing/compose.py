@@ -257,7 +257,6 @@ def _result(recipe: Recipe, adapters: Sequence[Adapter], modules: Mapping[str, L
     return Adapter(
         name=recipe.name or "merge",
         modules={name: modules[name] for name in order},
-        dialect="peft",
         evidence=f"composed by {recipe.method}",
         base=recipe.base or preflight.common_base(active),
         extras=carrier.extras if carrier is not None else {},

@@ -107,7 +107,7 @@ class LoraModule:
 class Adapter:
     """A LoRA adapter: its modules, what it says about itself, and what stands beside the LoRA in its file.
 
-    `dialect` is the spelling that it was read in and `evidence` the keys that told it; empty for one made in memory.
+    `dialect` is how its file names tensors, empty for one made in memory; `evidence` tells why, or how it was made.
     `base` is the base model as the file names it, or None. `extras` are full tensors (heads, biases, new embeddings).
     `config` keeps the fields an export carries on: task_type, fan_in_fan_out, target_modules.
     """

@@ -229,7 +229,7 @@ def _adapter(
     for module, (down, up) in factors.items():
         full = PREFIX + module
         modules[full] = in_memory_module(full, _numpy(down), _numpy(up), origin="lorweb")
-    return Adapter(name, modules, dialect="lorweb", evidence=evidence, base=base)
+    return Adapter(name, modules, evidence=evidence, base=base)
 
 
 def _numpy(tensor: torch.Tensor) -> Array:
