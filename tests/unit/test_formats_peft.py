@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import subprocess
 import sys
 import warnings
@@ -16,14 +15,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from studio.core.adapter import Adapter
 from studio.core.errors import LoomError, Refused
 from studio.formats import inspect, open_adapter, save_adapter
-from studio.formats.modules.peft_config import first_match
 from tests.fixtures import TINY, peft_folder, weights_file
 
 
@@ -196,19 +193,6 @@ def test_a_denoiser_gets_its_component_and_loses_it_again(tmp_path: Path) -> Non
     assert list(adapter.modules) == [f"unet.{inner}"]
     config = json.loads((save_adapter(adapter, tmp_path / "out") / "adapter_config.json").read_text())
     assert config["target_modules"] == [inner]
-
-
-@pytest.mark.parametrize(
-    "pattern", ["q_proj", "h.0.q_proj", "^h.0.q_proj", r"h\.\d+\.q_proj", "q_pro.", "h.*", "proj", "x|q_proj"]
-)
-@pytest.mark.parametrize("module", ["h.0.q_proj", "model.h.0.q_proj", "q_proj", "h.0.my_q_proj", "h_0.q_proj"])
-def test_patterns_match_as_pefts_do(pattern: str, module: str) -> None:
-    stock = get_pattern_key([pattern], module) == pattern and re.match(rf"(.*\.)?({pattern})$", module) is not None
-    assert (first_match({pattern: 1.0}, module) is not None) == stock
-
-
-def test_the_first_pattern_wins() -> None:
-    assert first_match({"q.*": 1.0, "q_proj": 2.0}, "h.q_proj") == 1.0
 
 
 def test_rank_comes_from_the_tensors(tmp_path: Path) -> None:

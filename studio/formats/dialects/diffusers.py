@@ -17,6 +17,7 @@ from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import COMPONENTS, canonical
 from studio.formats.modules.parts import Parts, split_key
+from studio.formats.modules.patterns import wrapped_names
 from studio.formats.modules.peft_config import PeftConfig, read_peft_config
 from studio.formats.modules.pipeline import read_pipeline
 
@@ -58,13 +59,13 @@ DIFFUSERS = Dialect(
 
 
 def _scaling(configs: Mapping[str, PeftConfig], spelling: str, parts: Parts) -> float | None:
-    component, _, path = canonical(spelling).name.partition(".")
+    component = canonical(spelling).name.partition(".")[0]
     config = configs.get(component) or configs.get("")
     if config is None or "down" not in parts or not parts["down"].shape:
         return None
     if "alpha" in parts:
         raise Refused("the file gives alpha twice", "as tensors and in its header", "remove one of them")
-    return config.scaling(path, parts["down"].shape[0] or 1)
+    return config.scaling(parts["down"].shape[0] or 1, *wrapped_names(spelling.removeprefix(f"{component}.")))
 
 
 def _header_configs(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:

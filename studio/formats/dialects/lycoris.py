@@ -13,8 +13,9 @@ from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
-from studio.formats.modules.names import canonical, kernels
+from studio.formats.modules.names import kernels
 from studio.formats.modules.parts import Parts
+from studio.formats.modules.patterns import wrapped_names
 from studio.formats.modules.peft_config import PeftConfig, read_peft_config
 from studio.formats.modules.pipeline import read_pipeline
 
@@ -73,9 +74,9 @@ def _peft_config(config: Mapping[str, object]) -> PeftConfig:
 
 def _scaling(config: PeftConfig, spelling: str, parts: Parts) -> float | None:
     """PEFT divides alpha by the configured rank, also where a factor is stored whole."""
-    name = canonical(spelling).name
-    rank = config.expected_rank(name)
-    return None if rank is None or config.alpha is None or "alpha" in parts else config.scaling(name, rank)
+    names = wrapped_names(spelling)
+    rank = config.expected_rank(*names)
+    return None if rank is None or config.alpha is None or "alpha" in parts else config.scaling(rank, *names)
 
 
 def _with_kernels(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,16 +12,12 @@ from studio.core.hub_ids import hub_id_or_none
 from studio.core.tensors import TensorRef
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
-from studio.formats.modules.experts import parameter_of, split_experts
+from studio.formats.modules.experts import NESTED, parameter_of, split_experts
 from studio.formats.modules.names import with_component
 from studio.formats.modules.pairs import require_both_halves, stored_module
+from studio.formats.modules.patterns import without_wrappers, wrapped_names
 from studio.formats.modules.peft_config import PeftConfig, instead_of, read_peft_config
 
-# A wrapped model's path begins with these; wrapping twice (or compiling, sharding) repeats or adds to them.
-_WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:base_model\.model\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
-    r"|module\.(?=base_model\.))"
-)
 _DOWN, _UP = {"lora_A", "lora_embedding_A"}, {"lora_B", "lora_embedding_B"}
 # Tensors that make a module something else than W + s B A, by the name of the segment that holds them.
 _OTHER_KINDS = {
@@ -71,7 +66,7 @@ def read(bundle: Bundle) -> Adapter:
         base=config.base,
         findings=(
             *config.findings,
-            *_rank_findings(modules, config),
+            *_rank_findings(modules, sorted_keys.names, config),
             *_extra_findings(sorted_keys),
             *_config_findings(bundle, config),
             *_base_findings(bundle, config),
@@ -101,7 +96,7 @@ def canonical_name(path: str) -> str:
 
     A denoiser's path gets its component in front, so that it meets the pipeline files of the same model.
     """
-    return with_component(_WRAPPERS.sub("", path))
+    return with_component(without_wrappers(path))
 
 
 class _Part(NamedTuple):
@@ -114,10 +109,11 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Sorted:
-    """The tensors of a file by what they are."""
+    """The tensors of a file by what they are; `names` are those that PEFT may have matched patterns with."""
 
     downs: dict[str, TensorRef] = field(default_factory=dict)
     ups: dict[str, TensorRef] = field(default_factory=dict)
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     embeddings: set[str] = field(default_factory=set)
     extras: dict[str, TensorRef] = field(default_factory=dict)
 
@@ -146,6 +142,7 @@ def _sort_keys(tensors: Mapping[str, TensorRef]) -> _Sorted:
         if name in half:
             raise Refused(f"{name} stands twice in the file", f"the second time as {key}", "save one adapter a file")
         half[name] = tensor
+        found.names[name] = wrapped_names(part.module)
         if "embedding" in part.segment:
             found.embeddings.add(name)
     if len(adapters) > 1:
@@ -191,27 +188,32 @@ def _modules(name: str, found: _Sorted, config: PeftConfig) -> list[LoraModule]:
     parameter = parameter_of(name, config.target_parameters)
     if parameter is None:
         return [_module(name, found, config)]
-    rank = config.expected_rank(parameter)
-    scaling = config.scaling(parameter, rank) if rank else 1.0
+    leaf = parameter.rpartition(".")[2]
+    names = [f"{path.removesuffix(NESTED)}.{leaf}" for path in found.names[name]]
+    rank = config.expected_rank(*names)
+    scaling = config.scaling(rank, *names) if rank else 1.0
     return split_experts(parameter, found.downs[name], found.ups[name], rank, scaling)
 
 
 def _module(name: str, found: _Sorted, config: PeftConfig) -> LoraModule:
     down, up = found.downs[name], found.ups[name]
     rank = down.shape[0] if down.shape else 0
-    scaling = config.scaling(name, rank) if rank else 1.0
+    names = found.names[name]
+    scaling = config.scaling(rank, *names) if rank else 1.0
     return stored_module(
-        name, down, up, scaling, "embedding" if name in found.embeddings else None, config.alpha_of(name)
+        name, down, up, scaling, "embedding" if name in found.embeddings else None, config.alpha_of(*names)
     )
 
 
-def _rank_findings(modules: Mapping[str, LoraModule], config: PeftConfig) -> list[Finding]:
-    odd = [name for name, module in modules.items() if config.expected_rank(name) not in (None, module.rank)]
+def _rank_findings(
+    modules: Mapping[str, LoraModule], names: Mapping[str, tuple[str, ...]], config: PeftConfig
+) -> list[Finding]:
+    promised = {name: config.expected_rank(*names[name]) for name in modules if name in names}
+    odd = [name for name, rank in promised.items() if rank not in (None, modules[name].rank)]
     if not odd:
         return []
-    promised, stored = config.expected_rank(odd[0]), modules[odd[0]].rank
-    text = f"the config promises rank {promised}, the tensors have rank {stored} ({len(odd)} modules)"
-    return [Finding("warn", text + "; the tensors are believed", odd[0])]
+    text = f"the config promises rank {promised[odd[0]]}, the tensors have rank {modules[odd[0]].rank}"
+    return [Finding("warn", f"{text} ({len(odd)} modules); the tensors are believed", odd[0])]
 
 
 def _extra_findings(found: _Sorted) -> list[Finding]:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import regex  # type: ignore[import-untyped]
-
 from studio.core.adapter import Finding, delta_scale
 from studio.core.errors import Refused
+from studio.formats.modules.patterns import first_match
 from studio.formats.modules.peft_fields import FIELDS, texts
 
 _MAX_PATTERNS = 20_000
 _MAX_PATTERN_LENGTH = 1_000
-_PATTERN_SECONDS = 0.05  # for one pattern on one name
-_MATCHING_SECONDS = 5.0  # for all of them
+_MATCHING_SECONDS = 5.0  # for all patterns on all names
 _TOKENS = "it trained single token embeddings; they stand beside the LoRA and are not merged"
-_LITERAL = re.compile(r"[\w.\-]+")
 
 _SPELLED = {"ADALORA": "AdaLoRA", "VERA": "VeRA", "PREFIX_TUNING": "prefix tuning", "PROMPT_TUNING": "prompt tuning"}
 # Trainers write fields of their own beside PEFT's; those of other kinds of adapter are refused before they are read.
@@ -45,19 +41,22 @@ class PeftConfig:
     deadline: float = math.inf
     target_parameters: tuple[str, ...] = ()
 
-    def expected_rank(self, module: str) -> int | None:
-        """The rank the config promises for a module, or None where it promises none."""
-        found = first_match(self.rank_pattern, module, self.deadline)
-        return int(found) if found is not None else self.rank
+    def expected_rank(self, *names: str) -> int | None:
+        """The rank the config promises for a module, or None where it promises none.
 
-    def alpha_of(self, module: str) -> float | None:
+        `names` are those under which PEFT may have seen the module; see `patterns.wrapped_names`.
+        """
+        found = first_match(self.rank_pattern, names, self.deadline)
+        return int(found.value) if found else self.rank
+
+    def alpha_of(self, *names: str) -> float | None:
         """The alpha of a module by the patterns, or None where the config has none."""
-        found = first_match(self.alpha_pattern, module, self.deadline)
-        return found if found is not None else self.alpha
+        found = first_match(self.alpha_pattern, names, self.deadline)
+        return found.value if found else self.alpha
 
-    def scaling(self, module: str, rank: int) -> float:
+    def scaling(self, rank: int, *names: str) -> float:
         """PEFT's factor for a module whose tensors have this rank; without a config alpha it is 1."""
-        alpha = self.alpha_of(module)
+        alpha = self.alpha_of(*names)
         return 1.0 if alpha is None else delta_scale(rank, alpha, self.use_rslora)
 
 
@@ -105,37 +104,6 @@ def instead_of(kind: str) -> str:
     if kind == "DoRA":
         return "with the weights of its base, studio.formats.open_dora(adapter, base) reads it exactly"
     return "convert it to plain LoRA, or train without it"
-
-
-def first_match(patterns: Mapping[str, float], module: str, deadline: float = math.inf) -> float | None:
-    """The value of the first pattern that matches a module's dotted path, by PEFT's rule `(.*\\.)?(pattern)$`.
-
-    Raises `Refused` for a pattern that is not a regular expression or takes too long (catastrophic backtracking).
-    """
-    for pattern, value in patterns.items():
-        if time.monotonic() > deadline:
-            raise Refused(
-                "the config's patterns take too long to match", f"there are {len(patterns)}", "write simpler ones"
-            )
-        if _matches(pattern, module):
-            return value
-    return None
-
-
-def _matches(pattern: str, module: str) -> bool:
-    if _LITERAL.fullmatch(pattern):
-        tail = module[-len(pattern) :]
-        start = len(module) - len(pattern)
-        on_segment = start == 0 or (start > 0 and module[start - 1] == ".")
-        return on_segment and (tail == pattern or all(p in (".", c) for p, c in zip(pattern, tail, strict=True)))
-    try:
-        return regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_SECONDS) is not None
-    except (regex.error, TimeoutError, RecursionError, MemoryError, OverflowError, ValueError) as error:
-        raise Refused(
-            f"the config's pattern {pattern[:60]!r} cannot be matched",
-            str(error) or type(error).__name__,
-            "write a simpler pattern",
-        ) from error
 
 
 def _caveats(config: Mapping[str, Any]) -> list[Finding]:
