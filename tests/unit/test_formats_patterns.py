@@ -40,7 +40,7 @@ ATOMS = (
 )
 
 
-def stock(patterns: dict[str, float], name: str) -> float | None | type[Exception]:
+def stock(patterns: dict[str, float], name: str) -> float | type[Exception] | None:
     """The value that PEFT takes for a module, None for the config's own, or the error that it dies of."""
     try:
         with warnings.catch_warnings():
@@ -50,7 +50,7 @@ def stock(patterns: dict[str, float], name: str) -> float | None | type[Exceptio
         return Refused
 
 
-def ours(patterns: dict[str, float], name: str) -> float | None | type[Exception]:
+def ours(patterns: dict[str, float], name: str) -> float | type[Exception] | None:
     try:
         found = first_match(patterns, (name,))
     except Refused:

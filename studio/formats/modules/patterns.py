@@ -1,7 +1,7 @@
 """Patterns of module names, matched as PEFT matches them: the keys of rank_pattern and alpha_pattern.
 
-PEFT tries `(.*\\.)?(pattern)$` with `re` in the config's order, then looks the name up as it stands. Its names are those
-of the model that it wrapped. Files may come from strangers, so every match has a time limit, which `re` does not know.
+PEFT tries `(.*\\.)?(pattern)$` with `re` in the config's order, then looks the name up as it stands. Its names are
+those of the model that it wrapped. Files come from strangers, so a match has a time limit, which `re` does not know.
 Source: huggingface/peft, utils/other.py: get_pattern_key.
 """
 
@@ -20,7 +20,7 @@ from studio.core.errors import Refused
 
 _PATTERN_SECONDS = 0.05  # for one pattern on one name
 _LITERAL = re.compile(r"[\w.\-]+")
-# What `regex` reads otherwise than `re`: a brace that is no count (a fuzzy match), a bracket in a set (a class by name).
+# What `regex` reads otherwise than `re`: a brace that is no count (a fuzzy match), a bracket in a set (a named class).
 _OTHERWISE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(?!\d*,?\d*\})", re.DOTALL)
 # A wrapped model's path begins with these; wrapping twice (or compiling, sharding) repeats or adds to them.
 _WRAPPERS = re.compile(
@@ -45,8 +45,8 @@ def without_wrappers(path: str) -> str:
 def wrapped_names(path: str) -> tuple[str, ...]:
     """The names under which PEFT may have seen the module that a file stores under this path, the likeliest first.
 
-    What stands before the PEFT model came after it. What stands behind (`_orig_mod` of a model compiled first, `_fsdp_…`
-    of one sharded later) may have been there or not.
+    What stands before the PEFT model came after it. What stands behind (`_orig_mod` of a model compiled first,
+    `_fsdp_wrapped_module` of one sharded later) may have been there or not.
     """
     inside = _PEFT_MODEL.sub("", path, count=1)
     own = without_wrappers(path)
