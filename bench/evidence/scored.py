@@ -16,13 +16,13 @@ import torch
 from tokenizers import Tokenizer
 
 import studio
-from bench.evidence.seeds import BASE, shipped_base
 from bench.evidence.world import SHIPPED, folder_of
 from studio.text.skills import COMPOSITIONS, SINGLES, SKILLS
 from training.text.adapters import Adapter
 from training.text.base import device
 from training.text.evaluate import score, summary
 from training.text.export import write_json
+from training.text.one import BASE, shipped_base
 
 RESULTS = BASE.parent / "results.json"
 SEEDS = (0, 1, 2)

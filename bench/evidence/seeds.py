@@ -10,46 +10,18 @@ so they are siblings of the card's seeds 1 and 2, not the same bytes. The record
 from __future__ import annotations
 
 import argparse
-import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from tokenizers import Tokenizer
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.evidence.world import PAIRS, ROOT, SEEDS, folder_of
+from bench.evidence.world import PAIRS, SEEDS, folder_of
 from studio.text.skills import SINGLES
-from training.text.__main__ import Plan
-from training.text.adapters import Adapter, Table, train_skills, training_items
-from training.text.base import device
 from training.text.export import write_adapter
-from training.text.model import Shape, StackedLlama
-from training.weights import read_weights
+from training.text.one import shipped_base, trained
 
-BASE = ROOT / "assets" / "text" / "base"
 NEEDED = (*sorted({part for pair in PAIRS for part in pair.split("+")}), *PAIRS)
-
-
-def shipped_base() -> StackedLlama:
-    """The base of assets/text, float32."""
-    model = StackedLlama(Shape())
-    model.load_state_dict(read_weights(BASE, device()))
-    return model.to(device()).eval()
-
-
-def trained(model: StackedLlama, name: str, seed: int) -> Adapter:
-    """The adapter of a skill or of two skills' data, started and fed as `training.text` does it."""
-    plan = Plan()
-    given = [item for part in name.split("+") for item in training_items(part, plan.items, seed)]
-    table = Table.of(Tokenizer.from_file(str(BASE / "tokenizer.json")), given)
-    start = 1000 * seed + (SINGLES.index(name) if name in SINGLES else 100 + PAIRS.index(name))
-    with contextlib.ExitStack() as stack:
-        if device() == "cpu":
-            stack.enter_context(torch.autocast("cpu", torch.bfloat16))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the flash kernel's backward is slow in bfloat16
-        return train_skills(model, [table], [start], plan.skill_steps, rate=plan.skill_rate, on_step=_say)[0]
 
 
 def missing(names: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
@@ -63,12 +35,10 @@ def make(job: tuple[str, int]) -> str:
     name, seed = job
     torch.set_num_threads(1)
     started, cpu = time.perf_counter(), time.process_time()
-    write_adapter(SEEDS / str(seed) / name, trained(shipped_base(), name, seed))
+    start = 1000 * seed + (SINGLES.index(name) if name in SINGLES else 100 + PAIRS.index(name))
+    adapter = trained(shipped_base(), name.split("+"), seed=seed, start=start)
+    write_adapter(SEEDS / str(seed) / name, adapter)
     return f"{name} {seed}: {time.perf_counter() - started:.0f} s, {time.process_time() - cpu:.0f} CPU s"
-
-
-def _say(step: int, text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}   step {step}: {text}", flush=True)
 
 
 def main() -> None:
