@@ -28,7 +28,7 @@ BY_K = pytest.mark.parametrize("k", range(1, N + 1))
 
 
 def policies(count: int = 50, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """log q (count, N), from undecided to nearly certain; no logit is cut, so that no two adapters are alike."""
+    """log q (count, N), from undecided to nearly certain; no two adapters are alike."""
     scales = torch.logspace(-1, 0.4, count, dtype=dtype)[:, None]
     draw = torch.Generator().manual_seed(0)
     return log_policy(scales * torch.randn(count, N, generator=draw, dtype=dtype))
@@ -63,6 +63,16 @@ def test_weights_are_none_negative_sum_to_k_and_are_as_sparse_as_promised(kind: 
         assert ((weights > 0).sum(-1) > 1).any(), "a kind that never takes more than one adapter is sparse"
     if kind.trained_by == "draws":
         assert set(weights.unique().tolist()) <= {0.0, 1.0}, "what was drawn has weight 1, so inference gives 1, too"
+
+
+@EACH
+@BY_K
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_a_policy_without_any_preference_or_with_no_doubt_gives_finite_weights(
+    kind: RouterKind, k: int, scale: float
+) -> None:
+    log_q = log_policy(scale * torch.tensor([[3.0, -1.0, 2.0, 0.0, -2.0, 1.0]]))
+    torch.testing.assert_close(kind.weights(log_q, k).sum(-1), torch.tensor([float(k)]))
 
 
 @EACH
