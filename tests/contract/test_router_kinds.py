@@ -20,6 +20,7 @@ from studio.routing.policy import log_policy, sample
 from studio.routing.router import Router, fresh, load_router
 from studio.routing.train import Features, Settings, train
 from tests.contract.registry import unlisted
+from tests.waiting import LIMIT
 
 N = 6
 EACH = pytest.mark.parametrize("kind", kinds().values(), ids=kinds())
@@ -195,4 +196,4 @@ def test_a_kind_can_be_judged_beside_others_and_has_its_row_in_the_docs(kind: Ro
 
 def test_listing_the_kinds_loads_no_torch() -> None:
     code = "import sys; from studio.routing.kinds import kinds; list(kinds()); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=LIMIT).returncode == 0

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.waiting import LIMIT
+
 ROOT = Path(__file__).parents[2]
 CHECK = "Check it"
 LEFT_OUT = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "site", "*.egg-info")
@@ -70,7 +72,7 @@ def run(tree: Path, line: str) -> str:
     outer = ("PYTEST_", "COV_")  # of the run that this test belongs to
     environment = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
     done = subprocess.run(
-        [sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True, timeout=900
+        [sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, f"{line}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
     return done.stdout
@@ -106,7 +108,7 @@ def test_what_is_written_is_in_the_projects_own_style(name: str, tmp_path: Path)
             file.write_text(block.text, encoding="utf-8")
     for verb in (("check", "-q"), ("format", "--check", "-q")):
         command = [sys.executable, "-m", "ruff", *verb, "--no-cache", "."]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
