@@ -10,6 +10,7 @@ from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects import DIALECTS, Dialect
 from studio.formats.modules.originals import split_fused
+from studio.formats.modules.other_kinds import refusal_by_name
 
 # What stands in folders of adapters and is none, by a part of a key.
 _STRANGERS = {
@@ -26,6 +27,9 @@ def detect(bundle: Bundle, dialects: Mapping[str, Dialect] = DIALECTS) -> tuple[
         evidence = dialect.sniff(bundle)
         if evidence:
             return dialect, evidence
+    named = refusal_by_name(bundle.keys)
+    if named:
+        raise named
     some = ", ".join(bundle.keys[:3]) or "none"
     what = next((what for part, what in _STRANGERS.items() if any(part in key for key in bundle.keys)), None)
     if what is None and bundle.keys and all(key.endswith((".weight", ".bias")) for key in bundle.keys):

@@ -120,9 +120,33 @@ def test_what_decides_the_scaling(tmp_path: Path, field: str, scaling: float) ->
 
 
 def test_a_setting_that_nobody_knows_is_noted(tmp_path: Path) -> None:
-    found = inspect(peft_folder(tmp_path / "a", use_new_trick=True, lora_dtype=None))
+    found = inspect(peft_folder(tmp_path / "a", new_trick=True, lora_dtype=None))
     assert found.verdict == "ok"
-    assert "lora_dtype, use_new_trick" in found.findings[0].text
+    assert "lora_dtype, new_trick" in found.findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("use_mora", True, "This is MoRA, not plain LoRA"),
+        ("use_new_trick", True, "use_new_trick"),
+        ("use_new_trick", {"depth": 2}, "use_new_trick"),
+        ("use_new_trick", "auto", "use_new_trick"),
+        ("trick_config", {"depth": 2}, "trick_config"),
+        ("trick_config", [1], "trick_config"),
+    ],
+)
+def test_a_switch_that_nobody_knows_is_refused_by_name(tmp_path: Path, field: str, value: Any, named: str) -> None:
+    folder = peft_folder(tmp_path / "a", **{field: value})
+    with pytest.raises(Refused, match=named):
+        open_adapter(folder)
+    assert inspect(folder).verdict == "refused"
+
+
+@pytest.mark.parametrize("value", [None, False, {}])
+def test_a_switch_that_is_off_changes_nothing(tmp_path: Path, value: Any) -> None:
+    folder = peft_folder(tmp_path / "a", use_mora=value, mora_type=6, trick_config=value)
+    assert inspect(folder).verdict == "ok"
 
 
 @pytest.mark.parametrize("wrong", ["all", [1.5], {"embed": "x"}])

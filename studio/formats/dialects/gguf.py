@@ -21,6 +21,7 @@ from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.base_config import cached_base_config, head_size
 from studio.formats.modules.heads import unpermuted
 from studio.formats.modules.names import table_lines
+from studio.formats.modules.other_kinds import no_pairs
 from studio.formats.modules.pairs import require_both_halves, stored_module
 
 ALPHA = "adapter.lora.alpha"
@@ -56,7 +57,7 @@ def read(bundle: Bundle) -> Adapter:
     downs, ups, extras = _halves(bundle.tensors)
     require_both_halves(downs, ups)
     if not downs:
-        raise Refused(f"{bundle.name} holds no LoRA pairs", f"its keys are like {next(iter(bundle.keys), '(none)')}")
+        raise no_pairs(bundle.name, bundle.keys)
     alpha, base = _alpha(bundle.metadata), _base(bundle.metadata)
     modules: dict[str, LoraModule] = {}
     heads = _head_size(bundle, base) if architecture in PERMUTED and any(map(is_permuted, downs)) else 0

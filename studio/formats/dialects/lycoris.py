@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 
 from studio.core.adapter import Adapter, Finding, LoraModule
-from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import kernels
@@ -36,9 +35,6 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read every module that is low rank. Raises `Refused` where none is, and for DoRA."""
-    if bundle.config is not None and bundle.config.get("peft_type") not in ("LOHA", "LOKR", "LORA", None):
-        kind = bundle.config.get("peft_type")
-        raise Refused(f"this is {str(kind)[:40]}, not LoRA", next="convert it as LoRA (PEFT: peft.convert_to_lora)")
     if bundle.config is None:
         adapter = read_pipeline(bundle)
     else:
@@ -67,9 +63,8 @@ LYCORIS = Dialect(
 
 def _peft_config(config: Mapping[str, object]) -> PeftConfig:
     """LoHaConfig and LoKrConfig say alpha where LoraConfig says lora_alpha."""
-    return read_peft_config(
-        {**config, "peft_type": "LORA", "lora_alpha": config.get("alpha", config.get("lora_alpha"))}
-    )
+    own = {"peft_type": "LORA"} if config.get("peft_type") in ("LOHA", "LOKR") else {}
+    return read_peft_config({**config, **own, "lora_alpha": config.get("alpha", config.get("lora_alpha"))})
 
 
 def _scaling(config: PeftConfig, spelling: str, parts: Parts) -> float | None:

@@ -15,6 +15,7 @@ from studio.core.errors import Refused
 from studio.core.tensors import TensorRef
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
+from studio.formats.modules.other_kinds import no_pairs
 from studio.formats.modules.pairs import StoredPair, require_both_halves
 
 _DEFAULT_SCALE = 20.0  # mlx-lm's; its predecessor's example fixed 2.0, and no file says which
@@ -44,7 +45,7 @@ def read(bundle: Bundle) -> Adapter:
     downs, ups, extras = _halves(bundle.tensors)
     require_both_halves(downs, ups)
     if not downs:
-        raise Refused(f"{bundle.name} holds no LoRA pairs", f"its keys are like {next(iter(bundle.keys), '(none)')}")
+        raise no_pairs(bundle.name, bundle.keys)
     scale = _scale(config)
     findings = [] if scale is not None else [Finding("warn", _NO_SCALE)]
     if extras:

@@ -14,9 +14,10 @@ from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.experts import NESTED, parameter_of, split_experts
 from studio.formats.modules.names import with_component
+from studio.formats.modules.other_kinds import instead_of, no_pairs
 from studio.formats.modules.pairs import require_both_halves, stored_module
 from studio.formats.modules.patterns import without_wrappers, wrapped_names
-from studio.formats.modules.peft_config import PeftConfig, instead_of, read_peft_config
+from studio.formats.modules.peft_config import PeftConfig, read_peft_config
 
 _DOWN, _UP = {"lora_A", "lora_embedding_A"}, {"lora_B", "lora_embedding_B"}
 # Tensors that make a module something else than W + s B A, by the name of the segment that holds them.
@@ -54,11 +55,7 @@ def read(bundle: Bundle) -> Adapter:
     sorted_keys = _sort_keys(bundle.tensors)
     require_both_halves(sorted_keys.downs, sorted_keys.ups)
     if not sorted_keys.downs:
-        raise Refused(
-            f"{bundle.name} holds no LoRA pairs",
-            f"its keys are like {next(iter(bundle.keys), '(none)')}",
-            "check the file",
-        )
+        raise no_pairs(bundle.name, bundle.keys)
     modules = {module.name: module for name in sorted_keys.downs for module in _modules(name, sorted_keys, config)}
     return Adapter(
         name=bundle.name,

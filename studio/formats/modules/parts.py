@@ -43,6 +43,9 @@ OTHER_KINDS: Mapping[str, str] = {
     ".oft_blocks": "OFT",
     ".oft_diag": "OFT",
     ".rescale": "OFT",
+    ".q_layer.weight": "T-LoRA",
+    ".p_layer.weight": "T-LoRA",
+    ".lambda_layer": "T-LoRA",
     ".on_input": "IA3",
     ".a1.weight": "GLoRA",
     ".a2.weight": "GLoRA",
@@ -64,11 +67,15 @@ Parts = Mapping[str, TensorRef]
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """A file's tensors by the module's own spelling, then by role; what is no low-rank part; what is unknown."""
+    """A file's tensors by the module's own spelling, then by role; what is no low-rank part; what is unknown.
+
+    `orphans` are alphas without a module: those of other kinds, or what a tool left when it took a text encoder out.
+    """
 
     modules: dict[str, dict[str, TensorRef]] = field(default_factory=dict)
     other_kinds: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, TensorRef] = field(default_factory=dict)
+    orphans: dict[str, TensorRef] = field(default_factory=dict)
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -99,6 +106,8 @@ def group(tensors: Mapping[str, TensorRef]) -> Grouped:
             )
         else:
             found.modules[split[0]][split[1]] = tensor
+    for spelling in [spelling for spelling, parts in found.modules.items() if parts.keys() == {"alpha"}]:
+        found.orphans[spelling] = found.modules.pop(spelling)["alpha"]
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from studio.core.adapter import Finding, delta_scale
 from studio.core.errors import Refused
+from studio.formats.modules.other_kinds import instead_of, kind_of_flag, kind_of_type
 from studio.formats.modules.patterns import first_match
 from studio.formats.modules.peft_fields import FIELDS, texts
 
@@ -18,9 +19,8 @@ _MAX_PATTERN_LENGTH = 1_000
 _MATCHING_SECONDS = 5.0  # for all patterns on all names
 _TOKENS = "it trained single token embeddings; they stand beside the LoRA and are not merged"
 
-_SPELLED = {"ADALORA": "AdaLoRA", "VERA": "VeRA", "PREFIX_TUNING": "prefix tuning", "PROMPT_TUNING": "prompt tuning"}
-# Trainers write fields of their own beside PEFT's; those of other kinds of adapter are refused before they are read.
-_OTHERS_FIELDS = frozenset({"alpha", "path_initial_model_for_weight_conversion"})
+# Fields that others than LoraConfig have: PEFT's LoHa and LoKr (their kinds are told before this is read), trainers.
+_OTHERS_FIELDS = frozenset({"alpha", "path_initial_model_for_weight_conversion", "use_effective_conv2d"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +86,25 @@ def read_peft_config(config: Mapping[str, Any] | None) -> PeftConfig:
 
 
 def refuse_other_kinds(config: Mapping[str, Any]) -> None:
-    """Refuse by name what stores other things than the two matrices of LoRA."""
+    """Refuse by name what stores other things than the two matrices of LoRA.
+
+    A flag `use_…` that is set, or a `…_config` with something in it, that PEFT's LoRA does not know changes what the
+    matrices mean in a way that nobody here knows.
+    """
     kind = _text(config, "peft_type")
     if kind is not None and kind.upper() != "LORA":
-        raise Refused(
-            f"this is {_SPELLED.get(kind.upper(), kind[:40])}, not LoRA",
-            "only low-rank pairs can be read and merged here",
-            "train or convert it as LoRA (PEFT: peft.convert_to_lora)",
-        )
-    for field, name in texts("refused").items():
-        if config.get(field):
-            raise Refused(f"this is {name}, not plain LoRA", f"its config sets {field}", instead_of(name))
+        name = kind_of_type(kind)
+        raise Refused(f"this is {name}, not LoRA", "only low-rank pairs can be read and merged here", instead_of(name))
+    refused = texts("refused")
+    for field, value in config.items():
+        if value and (field in refused or _changes_the_meaning(field)):
+            name = refused.get(field) or kind_of_flag(field)
+            raise Refused(f"this is {name}, not plain LoRA", f"its config sets {field[:60]}", instead_of(name))
 
 
-def instead_of(kind: str) -> str:
-    """What a person can do with another kind of adapter."""
-    if kind == "DoRA":
-        return "with the weights of its base, studio.formats.open_dora(adapter, base) reads it exactly"
-    return "convert it to plain LoRA, or train without it"
+def _changes_the_meaning(field: str) -> bool:
+    """Whether a field is a switch of training that is on no list."""
+    return field not in FIELDS.keys() | _OTHERS_FIELDS and (field.startswith("use_") or field.endswith("_config"))
 
 
 def _caveats(config: Mapping[str, Any]) -> list[Finding]:

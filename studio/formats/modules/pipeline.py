@@ -9,6 +9,7 @@ from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
 from studio.formats.modules.kinds import build
 from studio.formats.modules.names import canonical
+from studio.formats.modules.other_kinds import instead_of, no_pairs
 from studio.formats.modules.pairs import require_both_halves
 from studio.formats.modules.parts import Grouped, Parts, group
 
@@ -64,10 +65,8 @@ def _require_pairs(found: Grouped) -> None:
 def _nothing(bundle: Bundle, found: Grouped) -> Refused:
     kinds = ", ".join(sorted(set(found.other_kinds.values())))
     if kinds:
-        return Refused(
-            f"this is {kinds}, not LoRA", f"it holds {next(iter(found.other_kinds))}", "convert it to plain LoRA"
-        )
-    return Refused(f"{bundle.name} holds no LoRA pairs", f"its keys are like {next(iter(bundle.keys), '(none)')}")
+        return Refused(f"this is {kinds}, not LoRA", f"it holds {next(iter(found.other_kinds))}", instead_of(kinds))
+    return no_pairs(bundle.name, bundle.keys)
 
 
 def _left_out(found: Grouped) -> list[Finding]:
@@ -79,6 +78,9 @@ def _left_out(found: Grouped) -> list[Finding]:
     if found.unknown:
         some = ", ".join(list(found.unknown)[:4])
         text = f"{len(found.unknown)} tensors match no LoRA name ({some}) and are not merged"
+        findings.append(Finding("warn", text))
+    if found.orphans:
+        text = f"{len(found.orphans)} alphas belong to no module in the file ({next(iter(found.orphans))}): left out"
         findings.append(Finding("warn", text))
     return findings
 
