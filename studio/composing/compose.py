@@ -44,10 +44,13 @@ def compose(
     """Do what the recipe says. Pure: the same recipe on the same files gives the same bytes.
 
     `sources` are the recipe's adapters if they are open already. `on_step(done, total, module)` tells the progress;
-    `stop()` true raises `Cancelled`. Raises `CannotMerge` for what cannot be right.
+    `stop()` true raises `Cancelled`. Raises `CannotMerge` for what cannot be right, `Changed` where a source's file is
+    no longer what was opened.
     """
     if sources is None:
         sources = open_sources(recipe)
+    for source in sources.adapters:
+        source.require_unchanged()
     started = time.perf_counter()
     warnings = preflight.check(_active(recipe, sources.adapters), recipe.chosen, other_bases=recipe.other_bases)
     preflight.check_signs(recipe.chosen, recipe.sources, recipe.weights, sources.adapters)
@@ -261,6 +264,7 @@ def _result(recipe: Recipe, adapters: Sequence[Adapter], modules: Mapping[str, L
         base=recipe.base or preflight.common_base(active),
         extras=carrier.extras if carrier is not None else {},
         config=config,
+        files=tuple(dict.fromkeys(file for adapter in adapters for file in adapter.files)),
     )
 
 

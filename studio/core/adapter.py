@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from studio.core.errors import LoomError
+from studio.core.source_file import SourceFile
 from studio.core.tensors import Array, TensorRef
 
 Level = Literal["note", "warn", "stop"]
@@ -109,7 +110,8 @@ class Adapter:
 
     `dialect` is how its file names tensors, empty for one made in memory; `evidence` tells why, or how it was made.
     `base` is the base model as the file names it, or None. `extras` are full tensors (heads, biases, new embeddings).
-    `config` keeps the fields an export carries on: task_type, fan_in_fan_out, target_modules.
+    `config` keeps the fields an export carries on: task_type, fan_in_fan_out, target_modules. `files` are those that it
+    was read from, and of a merge those of its sources; none where it was made in memory.
     """
 
     name: str
@@ -122,6 +124,12 @@ class Adapter:
     config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
+    files: tuple[SourceFile, ...] = ()
+
+    def require_unchanged(self) -> None:
+        """Raise `Changed` where a file that the adapter was read from is no longer what was opened."""
+        for file in self.files:
+            file.require_unchanged()
 
     def delta(self, module: str) -> Array:
         """The dense update of one module, float32 (d_out, d_in), scaling included."""

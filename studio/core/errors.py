@@ -33,6 +33,10 @@ class MissingFile(LoomError):
     """A path or a Hub id that leads to no file."""
 
 
+class Changed(LoomError):
+    """A file that is no longer what was opened: deleted, cut, replaced or written to since."""
+
+
 class NotAtHand(LoomError):
     """Something optional (a base model, a GPU, the network) is not there; everything else still works."""
 

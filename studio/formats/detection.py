@@ -53,4 +53,4 @@ def read_bundle(bundle: Bundle, dialects: Mapping[str, Dialect] = DIALECTS) -> A
 def read_as(dialect: Dialect, bundle: Bundle) -> Adapter:
     """Read a bundle by a given dialect; whatever it was called there, FLUX gets diffusers' names."""
     adapter = dialect.read(bundle)
-    return replace(adapter, dialect=dialect.id, modules=split_fused(adapter.modules))
+    return replace(adapter, dialect=dialect.id, modules=split_fused(adapter.modules), files=bundle.files)

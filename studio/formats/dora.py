@@ -35,13 +35,15 @@ def open_dora(path: str | Path, base: str | Path) -> Adapter:
     if not magnitudes:
         raise Refused(f"{bundle.name} is no DoRA", "it holds no lora_magnitude_vector", "open it as any other adapter")
     adapter = replace(peft.read(plain), dialect=peft.PEFT.id)
-    weights = _weights(Path(base).expanduser())
+    shards = _shards(Path(base).expanduser())
+    weights = {key: tensor for shard in shards for key, tensor in shard.tensors.items()}
     modules = {
         name: _plain(module, magnitudes[name], _weight_of(name, weights)) if name in magnitudes else module
         for name, module in adapter.modules.items()
     }
     said = Finding("note", f"{len(magnitudes)} DoRA modules are read as their exact update of the base that was given")
-    return replace(adapter, modules=modules, findings=(*adapter.findings, said))
+    files = (*bundle.files, *(file for shard in shards for file in shard.files))
+    return replace(adapter, modules=modules, findings=(*adapter.findings, said), files=files)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,12 +90,12 @@ def _plain(module: LoraModule, magnitude: TensorRef, weight: TensorRef) -> LoraM
     return replace(module, rank=min(module.shape), scaling=1.0, load=load, origin="dora", stored_alpha=None)
 
 
-def _weights(base: Path) -> Mapping[str, TensorRef]:
-    """The base's tensors; headers alone are read."""
+def _shards(base: Path) -> list[TensorFile]:
+    """The base's files; headers alone are read."""
     files = sorted(base.glob("*.safetensors")) if base.is_dir() else [base]
     if not files or not all(file.is_file() for file in files):
         raise MissingFile(f"{base} holds no safetensors", next="give the file or folder of the base's weights")
-    return {key: tensor for file in files for key, tensor in open_tensors(file).tensors.items()}
+    return [open_tensors(file) for file in files]
 
 
 def _weight_of(name: str, weights: Mapping[str, TensorRef]) -> TensorRef:

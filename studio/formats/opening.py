@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from studio.core.adapter import Adapter
 from studio.core.errors import MissingFile
-from studio.core.files import sha256
 from studio.core.hub_ids import looks_like_id
-from studio.formats.containers.bundle import CONFIG, Bundle, open_bundle, split_selection
+from studio.formats.containers.bundle import Bundle, open_bundle, split_selection
 from studio.formats.detection import read_bundle
 from studio.formats.inspection import Inspection, judge
 
@@ -78,7 +79,17 @@ def unreadable(path: str | Path, error: OSError) -> MissingFile:
 
 
 def _digest(bundle: Bundle, selected: str | None) -> str:
-    """SHA-256 of the weights, or of the zip they came in; of one adapter of several, of that and its name."""
-    is_packed = bundle.path.is_file() and bundle.path.name != CONFIG
-    whole = sha256(bundle.path if is_packed else bundle.weights)
+    """SHA-256 of the weights, or of the zip they came in; of one adapter of several, of that and its name.
+
+    A sharded checkpoint's is that of the values taken out of it, by name: its index says nothing of them.
+    """
+    whole = _of_values(bundle) if bundle.is_sharded else bundle.files[0].sha256()
     return whole if selected is None else member_digest(whole, selected)
+
+
+def _of_values(bundle: Bundle) -> str:
+    found = hashlib.sha256()
+    for key, tensor in sorted(bundle.tensors.items()):
+        found.update(f"{key} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        found.update(np.ascontiguousarray(tensor.read()).data)
+    return found.hexdigest()

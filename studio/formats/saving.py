@@ -45,7 +45,7 @@ def save_adapter(
     `base_config` is the base model's config.json, which GGUF needs; without it the Hub's cache is asked. Reads the
     result back and compares every delta before the name becomes visible. An earlier export there is replaced; raises
     `LoomError` where something else is, where the format cannot hold the adapter, where a number does not fit the
-    dtype, or where the disk refuses.
+    dtype, or where the disk refuses, and `Changed` where the adapter's files are no longer what was opened.
     """
     asked = Path(path).expanduser()
     target = Path(os.path.realpath(asked)) if asked.is_symlink() else asked  # a link stays, what it leads to is written
@@ -66,6 +66,7 @@ def save_adapter(
             _write_text(folder / CARD, card)
             sync_folder(folder)
             compare(adapter, read_as(DIALECTS[writer.dialect], open_bundle(folder)), _TOLERANCE[dtype])
+            adapter.require_unchanged()  # after the last read: what is published is of the files that were opened
             _publish(_zipped(folder) if _is_zip(target) else folder, target, Path(temporary) / "earlier")
         sync_folder(target.parent)
     except OSError as error:

@@ -139,9 +139,12 @@ def _gather(names: Sequence[str], shape: _Shape, adapters: Sequence[Adapter], de
 
 
 def _pair(modules: Sequence[LoraModule], device: str) -> Pair:
-    factors = [module.load() for module in modules]
-    a = torch.from_numpy(np.stack([a for a, _ in factors])).to(device)
-    b = torch.from_numpy(np.stack([b for _, b in factors])).to(device)
+    like = modules[0]
+    downs = np.empty((len(modules), like.rank, like.d_in), np.float32)
+    ups = np.empty((len(modules), like.d_out, like.rank), np.float32)
+    for module, down, up in zip(modules, downs, ups, strict=True):  # one at a time: a batch is held once, not twice
+        down[...], up[...] = module.load()
+    a, b = torch.from_numpy(downs).to(device), torch.from_numpy(ups).to(device)
     if all(module.scaling == 1 for module in modules):
         return Pair(a, b)
     return Pair(a, b).scaled(torch.tensor([module.scaling for module in modules], dtype=torch.float64))

@@ -21,7 +21,7 @@ from studio.recipes.recipe import Recipe, Source
 from studio.recipes.sources import Sources, pinned, renamed_apart
 from studio.session import unit_edits
 from studio.session.history import History
-from studio.session.library import Entry, Library, identity
+from studio.session.library import Entry, Library, identity, place_of
 from studio.session.results import Results
 from studio.session.unit_edits import Factors
 from studio.units.pool import Scope, layer_of, natural
@@ -169,9 +169,15 @@ class Workspace:
             return self.edit(label, sources=sources)
 
     def add(self, source: Source) -> Entry:
-        """Open an adapter and add it. Raises `LoomError` for what cannot be opened or is there already."""
+        """Open an adapter and add it; one whose file has changed is opened again, in its place.
+
+        Raises `LoomError` for what cannot be opened or is there already.
+        """
+        has_changed = self._has_changed(source)
         entry = self.library.open(source)  # not under the lock: a download must not hold up the page
         with self._lock:
+            if has_changed:
+                return self._opened_again(entry)
             if len(self.recipe.sources) >= MAX_SOURCES:
                 raise LoomError(f"The page holds {MAX_SOURCES} adapters", next="remove one, or use the command line")
             if any(entry.sha256 == other.sha256 for other in self.entries):
@@ -358,6 +364,17 @@ class Workspace:
         except MissingFile as error:
             what, next_step = f"The recipe needs {source.title}", "Add it to the library, then open the recipe again"
             raise MissingFile(what, error.what, next_step) from error
+
+    def _has_changed(self, source: Source) -> bool:
+        """Whether the workspace holds an adapter from there whose file is no longer what was opened."""
+        return any(place_of(entry.source) == place_of(source) and not entry.is_current for entry in self.entries)
+
+    def _opened_again(self, entry: Entry) -> Entry:
+        """Have the sources at an entry's place mean its file as it is now, with their weights and names."""
+        place, sources = place_of(entry.source), self.recipe.sources
+        again = [s.model_copy(update={"sha256": entry.sha256}) if place_of(s) == place else s for s in sources]
+        self._set(f"open {entry.adapter.name} again", self.recipe.model_copy(update={"sources": tuple(again)}))
+        return entry
 
     def _set(self, label: str, recipe: Recipe) -> Recipe:
         self._history = self._history.then(label, recipe)

@@ -350,7 +350,7 @@ def test_members_cannot_leave_the_temporary_folder(tmp_path: Path, name: str) ->
 def test_an_unpacked_zip_goes_with_its_last_reader(tmp_path: Path) -> None:
     adapter = open_adapter(_zip(tmp_path / "x.zip", _good(tmp_path)))
     load = next(iter(adapter.modules.values())).load
-    folder = load.down.load.path.parent  # type: ignore[attr-defined]
+    folder = load.down.load.source.path.parent  # type: ignore[attr-defined]
     assert folder.is_dir()
     del adapter
     load()

@@ -14,6 +14,7 @@ import pytest
 from studio.core import tensors
 from studio.core.errors import CannotMerge, LoomError
 from studio.core.files import sha256
+from studio.core.source_file import SourceFile
 from studio.formats import inspect, open_once, opening
 from studio.recipes import sources
 from studio.recipes.recipe import Recipe, Source
@@ -40,9 +41,10 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(home, name, count)
 
     counted(sources, "resolve")
-    for name in ("open_bundle", "sha256", "judge"):
+    for name in ("open_bundle", "judge"):
         counted(opening, name)
-    counted(tensors._Mapped, "__call__")
+    counted(SourceFile, "sha256")
+    counted(tensors._Stored, "__call__")
     return found
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import torch
 from bench.phi4 import Phi4, write_checkpoint
 from studio.core.adapter import Adapter, in_memory_module
 from studio.core.errors import LoomError, Refused
-from studio.core.tensors import _Mapped
+from studio.core.source_file import Bytes, SourceFile
 from studio.formats import embedded_adapters, inspect, open_adapter, save_adapter
 from studio.formats.containers.bundle import read_config
 from studio.formats.projections import split_projections
@@ -66,17 +64,19 @@ def test_a_config_that_disagrees_is_warned_about_and_the_tensors_are_believed(ch
 
 def test_base_weights_are_never_read(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_adapter(f"{checkpoint}#vision")
-    read, stored = [], _Mapped._stored
+    taken, read = [], SourceFile.read
 
-    def recorded(mapped: _Mapped, dtype: str) -> Any:
-        read.append(math.prod(mapped.shape))
-        return stored(mapped, dtype)
+    def recorded(source: SourceFile, offset: int, size: int) -> Bytes:
+        taken.append(size)
+        return read(source, offset, size)
 
-    monkeypatch.setattr(_Mapped, "_stored", recorded)
+    monkeypatch.setattr(SourceFile, "read", recorded)
     for module in opened.modules.values():
         module.load()
-    assert len(read) == 2 * len(opened.modules)
-    assert set(read) == {size for module in opened.modules.values() for size in (4 * module.d_in, 4 * module.d_out)}
+    assert len(taken) == 2 * len(opened.modules)
+    rank, bytes_each = 4, {"BF16": 2, "F32": 4}[next(iter(opened.modules.values())).dtype]
+    sizes = {side * rank * bytes_each for module in opened.modules.values() for side in (module.d_in, module.d_out)}
+    assert set(taken) == sizes
 
 
 def test_folders_win_over_the_checkpoint_and_hold_the_same(checkpoint: Path, folders: Path) -> None:

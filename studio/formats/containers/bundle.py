@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import zipfile
 import zlib
@@ -14,7 +13,9 @@ from typing import Any
 
 from studio.core.errors import MissingFile, Refused
 from studio.core.files import read_at_most
+from studio.core.source_file import SourceFile
 from studio.core.tensors import TensorFile, TensorRef, open_tensors
+from studio.core.text import read_json
 from studio.formats.containers.gguf_file import is_gguf, open_gguf
 
 CONFIG = "adapter_config.json"
@@ -44,7 +45,8 @@ _MAX_ZIP_RATIO = 100  # weights hardly compress; even an untrained adapter, half
 class Bundle:
     """An adapter's files, opened but not yet understood; `selected` names one of several adapters in them.
 
-    `nested` are the names of further ones, in folders of their own beside these files.
+    `nested` are the names of further ones, in folders of their own beside these files. `files` are those that decide
+    what the adapter is, the one first whose content stands for all: the weights, or the zip that they came in.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Bundle:
     config: Mapping[str, Any] | None = None
     selected: str | None = None
     nested: tuple[str, ...] = ()
+    files: tuple[SourceFile, ...] = ()
 
     @property
     def tensors(self) -> Mapping[str, TensorRef]:
@@ -70,11 +73,16 @@ class Bundle:
         return tuple(self.file.tensors)
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether the tensors are taken out of a sharded checkpoint."""
+        return self.weights.name.endswith(_INDEX)
+
+    @property
     def size(self) -> int:
         """Bytes of the weights file, or of the tensors taken out of a sharded checkpoint."""
-        if self.weights.name.endswith(_INDEX):
+        if self.is_sharded:
             return sum(tensor.nbytes for tensor in self.tensors.values())
-        return self.weights.stat().st_size
+        return sum(file.size for file in self.file.files)
 
     @cached_property
     def base_config(self) -> Mapping[str, Any]:
@@ -100,6 +108,7 @@ class Located:
     weights: Path
     config: Path | None = None
     keep: tempfile.TemporaryDirectory[str] | None = None
+    archive: SourceFile | None = None
 
 
 def open_bundle(path: Path, selected: str | None = None) -> Bundle:
@@ -122,8 +131,12 @@ def open_bundle(path: Path, selected: str | None = None) -> Bundle:
 
 def _opened(path: Path, selected: str | None, nested: tuple[str, ...] = ()) -> Bundle:
     located = locate(path)
+    configs = (located.config, located.weights.with_name(_BASE_CONFIG))
+    beside = [SourceFile.of(config) for config in configs if config is not None and config.is_file()]
     config = read_config(located.config) if located.config else None
-    return Bundle(path, located.weights, _open_weights(located), config, selected, nested)
+    file = _open_weights(located)
+    archive = [located.archive] if located.archive else []
+    return Bundle(path, located.weights, file, config, selected, nested, (*archive, *file.files, *beside))
 
 
 def nested_adapters(path: Path) -> Mapping[str, Path]:
@@ -168,7 +181,7 @@ def _open_weights(located: Located) -> TensorFile:
     if located.weights.name.endswith(_INDEX):
         return _open_shards(located.weights)
     if is_gguf(located.weights):
-        return open_gguf(located.weights)
+        return open_gguf(located.weights, located.keep)
     with located.weights.open("rb") as file:
         if file.read(4) == _GGLA:
             what = f"{located.weights.name} is an adapter in llama.cpp's format of 2023 (ggla)"
@@ -178,6 +191,7 @@ def _open_weights(located: Located) -> TensorFile:
 
 def _open_shards(index: Path) -> TensorFile:
     """The LoRA tensors of a sharded checkpoint; files that hold none are not touched."""
+    files = [SourceFile.of(index)]
     places = read_config(index, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(places, dict):
         raise Refused(f"{index.name} has no weight_map", next="download the checkpoint again")
@@ -188,12 +202,13 @@ def _open_shards(index: Path) -> TensorFile:
     for place in sorted(set(map(str, wanted.values()))):
         if Path(place).name != place or not (index.parent / place).is_file():
             raise Refused(f"{index.name} names a file that is not beside it", f"it is {place[:80]!r}")
-        shard = open_tensors(index.parent / place).tensors
-        tensors |= {key: tensor for key, tensor in shard.items() if wanted.get(key) == place}
+        shard = open_tensors(index.parent / place)
+        files += shard.files
+        tensors |= {key: tensor for key, tensor in shard.tensors.items() if wanted.get(key) == place}
     missing = sorted(wanted.keys() - tensors.keys())
     if missing:
         raise Refused(f"{index.parent.name} lacks {len(missing)} tensors of its index", f"for example {missing[0]}")
-    return TensorFile(tensors)
+    return TensorFile(tensors, files=tuple(files))
 
 
 def locate(path: Path) -> Located:
@@ -221,10 +236,7 @@ def read_config(path: Path, limit: int = _MAX_CONFIG_BYTES) -> Mapping[str, Any]
     content = read_at_most(path, limit)
     if content is None:
         raise Refused(f"{path.name} is longer than {limit} bytes", "a config is a few thousand")
-    try:
-        loaded = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"{path.name} is not JSON", str(error), "save the adapter again") from error
+    loaded = read_json(content, path.name)
     if not isinstance(loaded, dict):
         raise Refused(f"{path.name} holds a {type(loaded).__name__}", "expected an object of settings")
     return loaded
@@ -270,8 +282,9 @@ def locate_in_zip(path: Path, into: Path | None = None) -> Located:
     """
     keep = None if into else tempfile.TemporaryDirectory(prefix="loom-zip-", ignore_cleanup_errors=True)
     folder = into or Path(keep.name if keep else "")
+    source = SourceFile.of(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with source.open() as file, zipfile.ZipFile(file) as archive:
             wanted = [info for info in archive.infolist() if _is_wanted(info)]
             _require_sane(path, wanted)
             for info in wanted:
@@ -279,7 +292,7 @@ def locate_in_zip(path: Path, into: Path | None = None) -> Located:
     except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
         raise Refused(f"{path.name} is not a whole zip file", str(error), "pack or download it again") from error
     inner = _locate_in_folder(folder)
-    return Located(path, inner.weights, inner.config, keep=keep)
+    return Located(path, inner.weights, inner.config, keep, source)
 
 
 def _is_wanted(info: zipfile.ZipInfo) -> bool:

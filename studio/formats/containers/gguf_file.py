@@ -16,7 +16,8 @@ from typing import BinaryIO
 import numpy as np
 
 from studio.core.errors import Refused
-from studio.core.tensors import Array, TensorFile, TensorRef, mapped
+from studio.core.source_file import SourceFile
+from studio.core.tensors import Array, TensorFile, TensorRef, stored
 
 MAGIC = b"GGUF"
 _MAX_ENTRIES = 200_000
@@ -36,14 +37,16 @@ def is_gguf(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def open_gguf(path: Path) -> TensorFile:
+def open_gguf(path: Path, keep: object = None) -> TensorFile:
     """The tensors in torch's order of dimensions (ggml prints them reversed), and single values as text.
 
+    `keep` is held as long as any of its tensors, as by `open_tensors`.
     Raises `Refused` for anything that is not a whole little-endian GGUF file of version 2 or 3.
     """
+    source = SourceFile.of(path, keep)
     try:
-        with path.open("rb") as file:
-            return _open(path, _Header(path.name, file, path.stat().st_size))
+        with source.open() as file:
+            return _open(source, _Header(path.name, file, source.size))
     except (struct.error, UnicodeDecodeError) as error:
         raise Refused(f"{path.name} is not a whole GGUF file", str(error), "download it again") from error
 
@@ -113,7 +116,7 @@ class _Entry:
 class _Quantised:
     """Reads one tensor of type Q8_0 as float32."""
 
-    path: Path
+    source: SourceFile
     shape: tuple[int, ...]
     start: int
     size: int
@@ -121,12 +124,12 @@ class _Quantised:
     def __call__(self) -> Array:
         import gguf
 
-        packed = np.fromfile(self.path, np.uint8, self.size, offset=self.start)
+        packed = self.source.read(self.start, self.size)
         values = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)
         return np.asarray(values, np.float32).reshape(self.shape)
 
 
-def _open(path: Path, header: _Header) -> TensorFile:
+def _open(source: SourceFile, header: _Header) -> TensorFile:
     if header.file.read(len(MAGIC)) != MAGIC:
         raise header.broken("it does not begin with GGUF")
     version = header.number("I")
@@ -144,7 +147,8 @@ def _open(path: Path, header: _Header) -> TensorFile:
     if not alignment.isdigit() or not 0 < int(alignment) <= 1 << 16:
         raise header.broken(f"its alignment is {alignment[:20]!r}")
     start = -(-header.file.tell() // int(alignment)) * int(alignment)
-    return TensorFile({name: _ref(path, header, start, name, entry) for name, entry in entries.items()}, metadata)
+    found = {name: _ref(source, header, start, name, entry) for name, entry in entries.items()}
+    return TensorFile(found, metadata, (source,))
 
 
 def _entry(header: _Header) -> tuple[str, _Entry]:
@@ -155,7 +159,7 @@ def _entry(header: _Header) -> tuple[str, _Entry]:
     return name, _Entry(tuple(reversed(sizes)), header.number("I"), header.number("Q"))
 
 
-def _ref(path: Path, header: _Header, data: int, name: str, entry: _Entry) -> TensorRef:
+def _ref(source: SourceFile, header: _Header, data: int, name: str, entry: _Entry) -> TensorRef:
     start, numbers = data + entry.offset, math.prod(entry.shape)
     whole_blocks = bool(entry.shape) and entry.shape[-1] % _Q8_0_BLOCK == 0
     if entry.kind in _PLAIN:
@@ -164,10 +168,11 @@ def _ref(path: Path, header: _Header, data: int, name: str, entry: _Entry) -> Te
     elif entry.kind == _Q8_0 and whole_blocks:
         label, size = "Q8_0", numbers // _Q8_0_BLOCK * _Q8_0_BYTES
     else:
+        what = f"{header.name} stores a tensor in a way that adapters do not"
         why = f"{name[:80]} has shape {list(entry.shape)} and ggml's type {entry.kind}"
-        raise Refused(f"{path.name} stores a tensor in a way that adapters do not", why, "write it as f32, f16 or q8_0")
+        raise Refused(what, why, "write it as f32, f16 or q8_0")
     if start + size > header.size:
         raise header.broken(f"{name[:80]} reaches beyond its end")
     if entry.kind in _PLAIN:
-        return mapped(path, label, start, entry.shape)
-    return TensorRef(entry.shape, label, _Quantised(path, entry.shape, start, size))
+        return stored(source, label, start, entry.shape)
+    return TensorRef(entry.shape, label, _Quantised(source, entry.shape, start, size))

@@ -77,7 +77,7 @@ class _Slice:
     index: int
 
     def __call__(self) -> tuple[Array, Array]:
-        a, b = self.down.read()[self.index].T, self.up.read()[self.index].T
+        a, b = (tensor.rows(self.index, self.index + 1)[0].T for tensor in (self.down, self.up))
         return np.ascontiguousarray(a), np.ascontiguousarray(b)
 
 

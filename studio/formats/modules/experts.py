@@ -125,7 +125,8 @@ class _Expert:
     count: int
 
     def __call__(self) -> tuple[Array, Array]:
-        a = self.down.read().reshape(self.count, -1, self.down.shape[1])[self.expert]
+        rank = self.down.shape[0] // self.count
+        a = self.down.rows(self.expert * rank, (self.expert + 1) * rank)
         b = self.up.read().reshape(self.up.shape[0], -1, self.count)[:, :, self.expert]
         return np.ascontiguousarray(a), np.ascontiguousarray(b)
 
