@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE: Mapping[str, str] = MappingProxyType(
     {
         "CHANGELOG.md": "changelog.md",
+        "CONTRIBUTING.md": "contributing.md",
+        "SECURITY.md": "security.md",
         "assets/mixture/README.md": "explanation/card-mixture.md",
         "assets/text/README.md": "explanation/card-text.md",
         "assets/vision/README.md": "explanation/card-vision.md",
