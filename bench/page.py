@@ -107,16 +107,16 @@ class Bench:
     def rows(self) -> list[Row]:
         """Slider, k and first text for what is in the workspace."""
         count = len(self.workspace.recipe.sources)
-        exhausted(self.page.units.on_picture(self.token))  # units and their layout are made once for a library
-        self.page.mixer.on_method(self.token, "cat")
+        exhausted(self.page.compose.units.on_picture(self.token))  # units and their layout are made once for a library
+        self.page.compose.mixer.on_method(self.token, "cat")
         slider = measured("slider", count, self.repeats, self.slider)
         text = measured("first_text", count, self.repeats, self.first_text)
-        self.page.mixer.on_method(self.token, "lego")
+        self.page.compose.mixer.on_method(self.token, "lego")
         return [slider, text, measured("k", count, self.repeats, self.k)]
 
     def weigh(self, index: int) -> object:
         """Move the first slider to a value of its own."""
-        return self.page.mixer.on_weight(0, self.token, round(0.5 + 0.01 * index, 2))
+        return self.page.compose.mixer.on_weight(0, self.token, round(0.5 + 0.01 * index, 2))
 
     def results(self) -> Steps:
         """What follows every edit: two listeners of one counter, each on a thread of the server."""
@@ -125,8 +125,8 @@ class Bench:
     def listeners(self) -> None:
         """Merge with report, and map, at once."""
         with ThreadPoolExecutor(2) as pool:
-            merged = pool.submit(lambda: exhausted(self.page.mixer.on_version(self.token)))
-            moved = pool.submit(self.page.units.on_version, self.token)
+            merged = pool.submit(lambda: exhausted(self.page.compose.mixer.on_version(self.token)))
+            moved = pool.submit(self.page.compose.units.on_version, self.token)
             merged.result()
             moved.result()
 
@@ -136,14 +136,14 @@ class Bench:
 
     def k(self, index: int) -> Steps:
         """The number of clusters."""
-        return {"edit": lambda: self.page.mixer.on_knob("lego", "k", self.token, 4 + index), **self.results()}
+        return {"edit": lambda: self.page.compose.mixer.on_knob("lego", "k", self.token, 4 + index), **self.results()}
 
     def first_text(self, index: int) -> Steps:
         """A weight, then the first text of the preview."""
         return {
             "edit": lambda: self.weigh(index + self.repeats + 1),
             "merge": self.workspace.compose,
-            "text": lambda: next(self.page.preview.on_version(self.token)),
+            "text": lambda: next(self.page.compose.preview.on_version(self.token)),
         }
 
 

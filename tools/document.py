@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from studio.core.files import write_atomic
 from tools.marks import between, names
-from tools.sections import cli, formats, learners, methods, packages, routers
+from tools.sections import cli, formats, learners, methods, packages, rooms, routers
 from tools.street import picture
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -23,6 +23,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = MappingProxyType(
         **learners.sections(),
         **methods.sections(),
         **packages.sections(),
+        **rooms.sections(),
         **routers.sections(),
     }
 )

@@ -17,8 +17,9 @@ from PIL import Image
 from studio.formats import open_adapter
 from studio.recipes.recipe import Source
 from studio.session.store import Sessions, Settings
-from studio.ui.pictures.analogy import AnalogyPanel, atlas, models
+from studio.ui.pictures.analogy import atlas, models
 from studio.ui.pictures.analogy.atlas import BRINGS, MOVES
+from studio.ui.pictures.analogy.page import AnalogyPanel
 from studio.ui.pictures.analogy.room import Drawing
 from studio.ui.shell.panel import Shared
 from studio.ui.shell.warm_up import WarmUp

@@ -49,11 +49,11 @@ def token(page: Page) -> str:
 
 
 def learning(page: Page) -> LearningPanel:
-    return page.tabs["Learn"][1]  # type: ignore[no-any-return]
+    return page.panel(LearningPanel)
 
 
 def scoring(page: Page) -> ScoringPanel:
-    return page.tabs["Scoreboard"][1]  # type: ignore[no-any-return]
+    return page.panel(ScoringPanel)
 
 
 def whole(updates: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
@@ -85,8 +85,8 @@ def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) ->
     assert "<svg" in found[learning(page).curve]
     assert [len(source.modules) for source in workspace.recipe.sources] == [56, 56]
     assert workspace.compose().report.rank == 16
-    assert found[page.mixer.weights[0]]["interactive"] is False  # every module has a weight of its own
-    assert page.history.on_undo(token)[page.mixer.weights[0]]["interactive"] is True
+    assert found[page.compose.mixer.weights[0]]["interactive"] is False  # every module has a weight of its own
+    assert page.bar.on_undo(token)[page.compose.mixer.weights[0]]["interactive"] is True
     assert workspace.recipe == before
 
 
@@ -203,7 +203,7 @@ def test_learned_rows_never_stand_alone(
     fresh = whole(scoring(page).on_open(token, None, None))  # the page was loaded again
     assert fresh[scoring(page).table] == found[scoring(page).table]
     assert fresh[scoring(page).bar]["visible"] is True
-    page.mixer.on_weight(0, token, 0.3)
+    page.compose.mixer.on_weight(0, token, 0.3)
     assert learned_in(page.shared.session(token)) is None
 
 

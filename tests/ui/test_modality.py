@@ -23,9 +23,7 @@ from studio.ui.shell.page import Page, build
 
 @pytest.fixture(scope="module")
 def room(page: Page) -> ModalityPanel:
-    room = page.tabs["Modalities"][1]
-    assert isinstance(room, ModalityPanel)
-    return room
+    return page.panel(ModalityPanel)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +165,7 @@ def test_the_adapters_of_a_folder_merge_in_compose(page: Page, tmp_path: Path) -
     session, _ = page.shared.sessions.enter(None)
     token, workspace = session.token, session.workspace
     for name in ("vision", "speech"):
-        last(page.library.on_add(token, f"{tmp_path / 'phi'}#{name}"))
+        last(page.compose.library.on_add(token, f"{tmp_path / 'phi'}#{name}"))
     report = workspace.compose().report
     assert report.rank == 5
     assert abs(report.cosines[0][1]) < 0.5

@@ -36,7 +36,7 @@ def token(page: Page, tmp_path: Path) -> str:
     session, _ = page.shared.sessions.enter(None)
     token, workspace = session.token, session.workspace
     for seed, name in enumerate(("one", "two")):
-        last(page.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed))))
+        last(page.compose.library.on_add(token, str(peft_folder(tmp_path / name, seed=seed))))
     assert len(workspace.units().table.adapters) == 2  # the map has been drawn
     return token
 
@@ -48,11 +48,11 @@ def last(updates: object) -> dict[object, object]:
 
 
 def test_a_weight_reaches_the_report(page: Page, token: str) -> None:
-    before = last(page.mixer.on_version(token))[page.mixer.status]
-    version = page.mixer.on_weight(0, token, -1.5)
+    before = last(page.compose.mixer.on_version(token))[page.compose.mixer.status]
+    version = page.compose.mixer.on_weight(0, token, -1.5)
     assert version == page.shared.workspace(token).version
-    found = last(page.mixer.on_version(token))
-    assert found[page.mixer.status] == before  # cat: the rank and the kept energy stay, the norm does not
+    found = last(page.compose.mixer.on_version(token))
+    assert found[page.compose.mixer.status] == before  # cat: the rank and the kept energy stay, the norm does not
     assert page.shared.workspace(token).compose().report.sources[0].weight == -1.5
 
 
@@ -63,12 +63,12 @@ def test_a_weight_reaches_the_report(page: Page, token: str) -> None:
 def test_the_slider_shows_what_the_recipe_has(
     page: Page, token: str, typed: object, weight: float, shown: float | None
 ) -> None:
-    slider = page.mixer.weights[0]
-    updates = page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, typed, False)
+    slider = page.compose.mixer.weights[0]
+    updates = page.compose.mixer.on_slid(slider, partial(page.compose.mixer.on_weight, 0), token, typed, False)
     assert page.shared.workspace(token).recipe.sources[0].weight == weight
     assert updates.get(slider, {}).get("value") == shown
     assert abs(weight) <= 2 or updates[slider]["maximum"] == 15
-    assert slider not in page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, 14.0, True)
+    assert slider not in page.compose.mixer.on_slid(slider, partial(page.compose.mixer.on_weight, 0), token, 14.0, True)
 
 
 def test_a_message_shows_a_strangers_name_as_text() -> None:
@@ -76,104 +76,108 @@ def test_a_message_shows_a_strangers_name_as_text() -> None:
 
 
 def test_a_method_brings_its_own_knobs(page: Page, token: str) -> None:
-    updates = page.mixer.on_method(token, "lego")
-    assert "Merging by lego" in updates[page.mixer.status]  # not the former method's figures under this one's name
-    assert updates[page.mixer.groups["lego"]]["visible"] is True
-    assert updates[page.mixer.groups["svd"]]["visible"] is False
-    page.mixer.on_knob("lego", "k", token, 3)
+    updates = page.compose.mixer.on_method(token, "lego")
+    assert (
+        "Merging by lego" in updates[page.compose.mixer.status]
+    )  # not the former method's figures under this one's name
+    assert updates[page.compose.mixer.groups["lego"]]["visible"] is True
+    assert updates[page.compose.mixer.groups["svd"]]["visible"] is False
+    page.compose.mixer.on_knob("lego", "k", token, 3)
     assert page.shared.workspace(token).compose().report.rank == 3
-    page.mixer.on_knob("svd", "rank", token, 2)  # of a method that is not chosen: nothing
+    page.compose.mixer.on_knob("svd", "rank", token, 2)  # of a method that is not chosen: nothing
     assert dict(page.shared.workspace(token).recipe.knobs) == {"k": 3}
 
 
 def test_a_refused_merge_is_a_message_and_the_page_goes_on(page: Page, token: str) -> None:
-    page.mixer.on_method(token, UNSIGNED[0])
-    page.mixer.on_weight(0, token, -1.0)
-    assert "negative" in str(last(page.mixer.on_version(token))[page.mixer.report])
-    page.mixer.on_weight(0, token, 1.0)
-    assert "Kept energy" in str(last(page.mixer.on_version(token))[page.mixer.report])
+    page.compose.mixer.on_method(token, UNSIGNED[0])
+    page.compose.mixer.on_weight(0, token, -1.0)
+    assert "negative" in str(last(page.compose.mixer.on_version(token))[page.compose.mixer.report])
+    page.compose.mixer.on_weight(0, token, 1.0)
+    assert "Kept energy" in str(last(page.compose.mixer.on_version(token))[page.compose.mixer.report])
 
 
 @pytest.mark.parametrize("id", methods())
 def test_a_weight_slider_goes_as_far_as_its_method_allows(page: Page, token: str, id: str) -> None:
     lowest = -1 if methods()[id].signed else 0
-    page.mixer.on_method(token, id)
-    slider, workspace = page.mixer.weights[0], page.shared.workspace(token)
-    assert page.mixer.controls(workspace)[slider]["minimum"] == 2 * lowest
-    *weights, scale = page.mixer.on_wide(token, True)
+    page.compose.mixer.on_method(token, id)
+    slider, workspace = page.compose.mixer.weights[0], page.shared.workspace(token)
+    assert page.compose.mixer.controls(workspace)[slider]["minimum"] == 2 * lowest
+    *weights, scale = page.compose.mixer.on_wide(token, True)
     assert {update["minimum"] for update in weights} == {15 * lowest}
     assert scale["minimum"] == -15
-    page.mixer.on_slid(slider, partial(page.mixer.on_weight, 0), token, -9.0, True)
+    page.compose.mixer.on_slid(slider, partial(page.compose.mixer.on_weight, 0), token, -9.0, True)
     assert workspace.recipe.sources[0].weight == 9 * lowest
 
 
 def test_errors_say_what_why_and_what_next(page: Page, token: str, tmp_path: Path) -> None:
-    said = last(page.library.on_add(token, str(tmp_path / "nothing")))[page.library.status]
+    said = last(page.compose.library.on_add(token, str(tmp_path / "nothing")))[page.compose.library.status]
     assert "not there" in said
     assert "Hub id" in said
     with pytest.raises(gr.Error) as caught:
-        page.selection.on_mute(token)
+        page.compose.selection.on_mute(token)
     assert "No units" in caught.value.message
     assert "lasso" in caught.value.message
 
 
 def test_weights_by_module_reach_the_recipe_and_back(page: Page, token: str) -> None:
     workspace = page.shared.workspace(token)
-    table = page.by_module.on_grouping(token, "type")["value"]
+    table = page.compose.by_module.on_grouping(token, "type")["value"]
     import pandas
 
     rows = [[*row[:1], 0.25, row[2]] if i == 0 else row for i, row in enumerate(table["data"])]
-    page.by_module.on_table(token, "type", pandas.DataFrame(rows, columns=table["headers"]))
+    page.compose.by_module.on_table(token, "type", pandas.DataFrame(rows, columns=table["headers"]))
     changed = {
         workspace.recipe.sources[0].weight_for(name, workspace.recipe.weights[0]) for name in workspace.module_names()
     }
     assert changed == {0.25, workspace.recipe.weights[0]}
     assert not workspace.recipe.sources[1].modules
-    page.by_module.on_reset(token, "type")
+    page.compose.by_module.on_reset(token, "type")
     assert not workspace.recipe.sources[0].modules
 
 
 def test_the_lasso_mutes_and_undo_restores(page: Page, token: str) -> None:
     workspace = page.shared.workspace(token)
-    picked = page.selection.on_pick(token, {"how": "lasso", "ids": [0, 2, 5]})  # type: ignore[arg-type]
+    picked = page.compose.selection.on_pick(token, {"how": "lasso", "ids": [0, 2, 5]})  # type: ignore[arg-type]
     assert "3 units" in picked[1]
-    page.selection.on_mute(token)
+    page.compose.selection.on_mute(token)
     assert [i for i, factor in enumerate(workspace.factors()) if factor == 0] == [0, 2, 5]
-    assert "after 3 edits of units" in last(page.mixer.on_version(token))[page.mixer.status]  # what the figures are of
-    page.history.on_undo(token)
+    assert (
+        "after 3 edits of units" in last(page.compose.mixer.on_version(token))[page.compose.mixer.status]
+    )  # what the figures are of
+    page.bar.on_undo(token)
     assert set(workspace.factors()) == {1.0}
 
 
 @pytest.mark.parametrize("event", [{"how": "lasso", "ids": [10**9]}, {"how": "x", "ids": []}, {"ids": "all"}, None])
 def test_a_hostile_selection_is_refused(page: Page, token: str, event: object) -> None:
     with pytest.raises(gr.Error):
-        page.selection.on_pick(token, event)  # type: ignore[arg-type]
+        page.compose.selection.on_pick(token, event)  # type: ignore[arg-type]
 
 
 def test_the_centroids_follow_k(page: Page, token: str) -> None:
-    page.mixer.on_method(token, "lego")
-    page.mixer.on_knob("lego", "k", token, 2)
-    few = page.units.on_version(token)["centroids"]
-    page.mixer.on_knob("lego", "k", token, 4)
-    assert len(page.units.on_version(token)["centroids"]["x"]["data"]) > len(few["x"]["data"])
-    page.mixer.on_method(token, "cat")
-    assert page.units.on_version(token)["centroids"] is False
+    page.compose.mixer.on_method(token, "lego")
+    page.compose.mixer.on_knob("lego", "k", token, 2)
+    few = page.compose.units.on_version(token)["centroids"]
+    page.compose.mixer.on_knob("lego", "k", token, 4)
+    assert len(page.compose.units.on_version(token)["centroids"]["x"]["data"]) > len(few["x"]["data"])
+    page.compose.mixer.on_method(token, "cat")
+    assert page.compose.units.on_version(token)["centroids"] is False
 
 
 def test_an_export_gives_the_sliders_back_to_another_visitor(page: Page, token: str, tmp_path: Path) -> None:
-    page.mixer.on_weight(1, token, 1.25)
-    done = last(page.history.on_export(token, "my mix", "float32"))
-    written = Path(done[page.history.download]["value"])
+    page.compose.mixer.on_weight(1, token, 1.25)
+    done = last(page.compose.history.on_export(token, "my mix", "float32"))
+    written = Path(done[page.compose.history.download]["value"])
     assert written.name == "my mix.zip"
     kept = shutil.copy(written, tmp_path / "kept.zip")
     other = page.shared.sessions.enter(None)[0].token
     with pytest.raises(gr.Error, match="Add it to the library"):  # exports carry no paths of this machine
-        page.history.on_open(other, str(kept))
+        page.compose.history.on_open(other, str(kept))
     for name in ("one", "two"):
-        last(page.library.on_add(other, str(tmp_path / name)))
-    updates = page.history.on_open(other, str(kept))
-    assert updates[page.mixer.weights[1]]["value"] == 1.25
-    assert updates[page.history.name] == "my mix"
+        last(page.compose.library.on_add(other, str(tmp_path / name)))
+    updates = page.compose.history.on_open(other, str(kept))
+    assert updates[page.compose.mixer.weights[1]]["value"] == 1.25
+    assert updates[page.compose.history.name] == "my mix"
 
 
 def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path) -> None:
@@ -183,20 +187,24 @@ def test_uploads_config_and_weights_dropped_together(page: Page, tmp_path: Path)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"ab")
     files = [*map(str, sorted(folder.iterdir())), str(broken)]
-    updates = last(page.library.on_upload(token, files))
+    updates = last(page.compose.library.on_upload(token, files))
     assert workspace.adapters[0].ranks == (2,)
-    assert "broken" in updates[page.library.status]
-    assert "2 bytes" in updates[page.library.status]
+    assert "broken" in updates[page.compose.library.status]
+    assert "2 bytes" in updates[page.compose.library.status]
 
 
 def test_names_from_files_are_never_html(page: Page, tmp_path: Path) -> None:
     token = page.shared.sessions.enter(None)[0].token
     evil = "<img src=x onerror=alert(1)>"
     peft_folder(tmp_path / "evil", base=evil, modules={evil: (6, 5)})
-    last(page.library.on_add(token, str(tmp_path / "evil")))
-    cards = page.library.controls(page.shared.workspace(token))
-    report = last(page.mixer.on_version(token))
-    shown = [cards[page.library.cards[0]], report[page.mixer.modules], report[page.mixer.report]]
+    last(page.compose.library.on_add(token, str(tmp_path / "evil")))
+    cards = page.compose.library.controls(page.shared.workspace(token))
+    report = last(page.compose.mixer.on_version(token))
+    shown = [
+        cards[page.compose.library.cards[0]],
+        report[page.compose.mixer.modules],
+        report[page.compose.mixer.report],
+    ]
     assert "&lt;img" in shown[0]
     assert "&lt;img" in shown[1]
     assert not any("<img" in html for html in shown)
@@ -208,7 +216,7 @@ def test_two_visitors_share_nothing(page: Page, token: str) -> None:
     assert is_new
     assert other != token
     assert not workspace.entries
-    page.mixer.on_weight(0, token, 0.75)
+    page.compose.mixer.on_weight(0, token, 0.75)
     assert not workspace.entries
     assert workspace.folder != page.shared.workspace(token).folder
 
@@ -223,14 +231,14 @@ def test_a_forged_token_gets_a_workspace_of_its_own(page: Page, forged: object) 
 
 
 def test_a_reload_finds_the_workspace_and_a_restart_the_recipe(page: Page, token: str) -> None:
-    page.mixer.on_weight(0, token, 0.6)
-    stored = page.on_version(token)
+    page.compose.mixer.on_weight(0, token, 0.6)
+    stored = page.on_version(token)[page.stored]
     back = page.on_load(stored)
     assert back[page.shared.token] == token
-    assert back[page.mixer.weights[0]]["value"] == 0.6
+    assert back[page.compose.mixer.weights[0]]["value"] == 0.6
     restarted = build(page.shared.sessions.settings)
     again = restarted.on_load(stored)
-    assert again[restarted.mixer.weights[0]]["value"] == 0.6
+    assert again[restarted.compose.mixer.weights[0]]["value"] == 0.6
 
 
 def test_every_listener_is_private_and_every_control_is_named(page: Page) -> None:
@@ -246,18 +254,6 @@ def test_every_listener_is_private_and_every_control_is_named(page: Page) -> Non
     assert unnamed == ["slider"] * MAX_SOURCES  # the pool of weights: named when an adapter takes one
 
 
-def test_every_control_has_its_row_in_the_docs(page: Page) -> None:
-    docs = Path(__file__).parents[2] / "docs" / "reference"
-    text = (docs / "page.md").read_text(encoding="utf-8").partition("## How fast")[0]
-    told = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
-    parts = [part for panel in page.shared.panels for part in vars(panel).values()]
-    controls = [p for p in parts if isinstance(p, gr.components.Component) and not isinstance(p, gr.HTML | gr.Markdown)]
-    names = {str(part.label or getattr(part, "value", "")) for part in controls}
-    assert len(names) > 40
-    assert names - told == set()
-    assert told - names <= {"control", "---", "a slider for each adapter"}
-
-
 def test_the_picture_in_the_readme_is_there() -> None:
     root = Path(__file__).parents[2]
     for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", (root / "README.md").read_text(encoding="utf-8")):
@@ -266,21 +262,21 @@ def test_the_picture_in_the_readme_is_there() -> None:
 
 def test_heads_are_carried_from_a_chosen_source(page: Page, token: str, tmp_path: Path) -> None:
     workspace = page.shared.workspace(token)
-    assert page.mixer.controls(workspace)[page.mixer.extras]["visible"] is False  # nobody has any
+    assert page.compose.mixer.controls(workspace)[page.compose.mixer.extras]["visible"] is False  # nobody has any
     head = {"base_model.model.score.weight": np.ones((2, 5), np.float32)}
-    updates = last(page.library.on_add(token, str(peft_folder(tmp_path / "headed", seed=7, extras=head))))
-    assert updates[page.mixer.extras]["visible"] is True
-    assert "dropped from headed (1)" in str(last(page.mixer.on_version(token))[page.mixer.report])
-    page.mixer.on_extras(token, "headed")
-    assert "carried from headed (1)" in str(last(page.mixer.on_version(token))[page.mixer.report])
+    updates = last(page.compose.library.on_add(token, str(peft_folder(tmp_path / "headed", seed=7, extras=head))))
+    assert updates[page.compose.mixer.extras]["visible"] is True
+    assert "dropped from headed (1)" in str(last(page.compose.mixer.on_version(token))[page.compose.mixer.report])
+    page.compose.mixer.on_extras(token, "headed")
+    assert "carried from headed (1)" in str(last(page.compose.mixer.on_version(token))[page.compose.mixer.report])
     assert list(workspace.compose().adapter.extras) == ["score.weight"]
 
 
 def test_different_bases_need_a_word(page: Page, token: str, tmp_path: Path) -> None:
-    last(page.library.on_add(token, str(peft_folder(tmp_path / "foreign", seed=7, base="someone/else"))))
-    assert "Allow other bases" in str(last(page.mixer.on_version(token))[page.mixer.status])
-    page.mixer.on_field("other_bases", token, True)
-    assert "rank" in str(last(page.mixer.on_version(token))[page.mixer.status])
+    last(page.compose.library.on_add(token, str(peft_folder(tmp_path / "foreign", seed=7, base="someone/else"))))
+    assert "Allow other bases" in str(last(page.compose.mixer.on_version(token))[page.compose.mixer.status])
+    page.compose.mixer.on_field("other_bases", token, True)
+    assert "rank" in str(last(page.compose.mixer.on_version(token))[page.compose.mixer.status])
 
 
 def test_a_shared_studio_sends_no_token_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,9 +288,9 @@ def test_a_shared_studio_sends_no_token_of_its_machine(monkeypatch: pytest.Monke
 
 
 def test_a_base_that_does_not_load_says_so_in_its_place(page: Page, token: str, tmp_path: Path) -> None:
-    said = last(page.preview.on_fetch(token, str(tmp_path / "no-base")))
-    assert "refused" in said[page.preview.columns]
-    assert "no-base" in said[page.preview.columns]
+    said = last(page.compose.preview.on_fetch(token, str(tmp_path / "no-base")))
+    assert "refused" in said[page.compose.preview.columns]
+    assert "no-base" in said[page.compose.preview.columns]
     assert page.shared.workspace(token).recipe.base == str(tmp_path / "no-base")
 
 
@@ -318,10 +314,10 @@ def test_the_map_shows_the_clusters_of_the_merge(page: Page, token: str, form: s
 def test_an_own_adapter_said_twice_is_added_once(page: Page, token: str) -> None:
     workspace = page.shared.workspace(token)
     for _ in range(2):
-        page.library.on_own(token, "loom:math")
+        page.compose.library.on_own(token, "loom:math")
     assert [source.path for source in workspace.recipe.sources].count("loom:math") == 1
     with pytest.raises(gr.Error, match="no adapter"):
-        page.library.on_own(token, "loom:nothing")
+        page.compose.library.on_own(token, "loom:nothing")
 
 
 def test_the_speeds_in_the_docs_are_those_measured() -> None:

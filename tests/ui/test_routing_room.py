@@ -38,9 +38,7 @@ def token(page: Page) -> str:
 @pytest.fixture(scope="module")
 def room(page: Page) -> RoutingPanel:
     """The room Route."""
-    room = page.tabs["Route"][1]
-    assert isinstance(room, RoutingPanel)
-    return room
+    return page.panel(RoutingPanel)
 
 
 def last(updates: Iterator[Any]) -> Any:

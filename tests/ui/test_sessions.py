@@ -21,7 +21,9 @@ from studio.session.store import Settings
 from studio.text.bases import TextBase
 from studio.text.skills import items
 from studio.ui.compose.learn.job import LEARNING, Training
+from studio.ui.compose.learn.page import LearningPanel
 from studio.ui.judge.job import SCORING, Question, ScoringJob
+from studio.ui.pictures.analogy.page import AnalogyPanel
 from studio.ui.pictures.image.page import DRAWING, Moved
 from studio.ui.route.job import ROUTER, Ready
 from studio.ui.shell.page import Page, build
@@ -46,14 +48,14 @@ def visit(page: Page, session: Session) -> Iterator[Any]:
     """Have something in every room; what the room Learn shows of the run."""
     token, workspace, places = session.token, session.workspace, page.shared.sessions.places
     workspace.load(load_preset("01-shouted-sums"), "preset")
-    page.tabs["Analogy"][1].room.change(token, seed=1)
+    page.panel(AnalogyPanel).room.change(token, seed=1)
     question = Question(workspace.sources(), workspace.recipe.sources, (), (), {})
     session.runs.begin(SCORING, lambda: ScoringJob(workspace, places, no_base, question))
     session.runs.put(ROUTER, Ready(None, workspace.adapters, "opened"))  # type: ignore[arg-type]
     session.runs.put(DRAWING, Moved(threading.Event(), workspace, workspace.version))
     examples = split(items("math", "train", 20, 0))
     request = LearnRequest(learner_by_id("soup"))
-    shown = page.tabs["Learn"][1].begin(token, lambda: Training(workspace, places, no_base, examples, request))
+    shown = page.panel(LearningPanel).begin(token, lambda: Training(workspace, places, no_base, examples, request))
     next(shown)
     return shown
 
@@ -69,7 +71,7 @@ def test_who_is_forgotten_is_forgotten_in_every_room(full: Page) -> None:
         judging.append(session.runs.get(SCORING).job)
         del session, works
     assert len(sessions) == 2
-    learning = full.tabs["Learn"][1]
+    learning = full.panel(LearningPanel)
     for token, pictures in shown[:2]:
         *_, end = pictures
         assert "stopped before it began" in end[learning.state]

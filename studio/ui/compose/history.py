@@ -6,7 +6,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from studio.composing.export import export
 from studio.core.errors import Cancelled, LoomError, Refused
 from studio.core.files import write_atomic
 from studio.formats import WRITERS
-from studio.recipes.presets import load_preset, preset_choices
 from studio.recipes.recipe import MAX_BYTES, Recipe, read_yaml
 from studio.session.jobs import Job
 from studio.session.workspace import Workspace
@@ -29,22 +27,10 @@ _POLL = 0.5  # seconds between two words on how far an export is
 
 
 class HistoryPanel:
-    """Undo, redo, versions, presets, recipes, export."""
+    """Steps, versions, recipes, export."""
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-
-    def build_bar(self) -> None:
-        """The bar on top: presets, undo and redo."""
-        self.preset = gr.Dropdown(
-            preset_choices(), value=None, label="Preset", elem_id="preset", scale=2, min_width=180
-        )
-        self.note = gr.HTML(elem_id="note")
-        self.undo = gr.Button("↶ Undo", size="sm", min_width=70, scale=0, elem_id="undo", interactive=False)
-        self.redo = gr.Button("↷ Redo", size="sm", min_width=70, scale=0, elem_id="redo", interactive=False)
-
-    def build_tabs(self) -> None:
-        """History and export beside the preview."""
         with gr.Column(scale=5, min_width=300, elem_id="keeping"), gr.Tabs():
             with gr.Tab("Export", elem_classes="pane"):
                 with gr.Row():
@@ -92,14 +78,11 @@ class HistoryPanel:
 
     def components(self) -> list[Any]:
         """Controls that the recipe sets."""
-        return [self.preset, self.note, self.name, self.download, self.exported, self.versions]
+        return [self.name, self.download, self.exported, self.versions]
 
     def controls(self, workspace: Workspace) -> dict[Any, Any]:
         """Name and versions; an export made before belongs to what was before."""
-        preset = dict(preset_choices()).get(workspace.recipe.name)
         return {
-            self.preset: preset,
-            self.note: escape(_note(workspace, preset)),
             self.name: workspace.recipe.name or "merge",
             self.download: gr.update(visible=False),
             self.exported: markup.message(_HINT),
@@ -109,9 +92,6 @@ class HistoryPanel:
     def wire(self) -> None:
         """Connect the listeners."""
         token, every = self.shared.token, self.shared.controls()
-        self.preset.input(self.on_preset, [token, self.preset], every, **EDIT)
-        self.undo.click(self.on_undo, [token], every, **EDIT)
-        self.redo.click(self.on_redo, [token], every, **EDIT)
         self.steps.input(self.on_step, [token, self.steps], every, **EDIT)
         for trigger in (self.keep.click, self.title.submit):
             trigger(self.on_keep, [token, self.title], [self.title, self.versions], **EDIT)
@@ -127,7 +107,7 @@ class HistoryPanel:
             show_progress="hidden",
             **PRIVATE,
         )
-        shown = [self.undo, self.redo, self.steps, self.recipe, self.save, self.download, self.exported]
+        shown = [self.steps, self.recipe, self.save, self.download, self.exported]
         self.shared.version.change(self.on_version, [token], shown, **EDIT)
 
     @shows_errors
@@ -139,34 +119,12 @@ class HistoryPanel:
         steps = [(f"{i + 1} · {step.label}", i) for i, step in enumerate(history.steps)][first:][::-1]
         text = workspace.pinned().to_yaml()
         return {
-            self.undo: gr.update(interactive=history.at > 0),
-            self.redo: gr.update(interactive=history.at + 1 < len(history.steps)),
             self.steps: gr.update(choices=steps, value=history.at),
             self.recipe: text,
             self.save: _recipe_file(workspace, text),
             self.download: gr.update(visible=False),
             self.exported: markup.message(_HINT),
         }
-
-    @shows_errors
-    def on_preset(self, token: str, id: str | None) -> dict[Any, Any]:
-        """Put a preset in the workspace."""
-        workspace = self.shared.workspace(token)
-        if not id or load_preset(id).name == workspace.recipe.name:
-            return {}
-        recipe = load_preset(id)
-        workspace.load(recipe, f"preset {recipe.name}")
-        return self.shared.refresh(workspace)
-
-    @shows_errors
-    def on_undo(self, token: str) -> dict[Any, Any]:
-        """One step back."""
-        return self._moved(token, -1)
-
-    @shows_errors
-    def on_redo(self, token: str) -> dict[Any, Any]:
-        """One step forward."""
-        return self._moved(token, 1)
 
     @shows_errors
     def on_step(self, token: str, step: int | None) -> dict[Any, Any]:
@@ -238,11 +196,6 @@ class HistoryPanel:
             self.stop: gr.update(visible=stop),
         }
 
-    def _moved(self, token: str, by: int) -> dict[Any, Any]:
-        workspace = self.shared.workspace(token)
-        workspace.move(by)
-        return self.shared.refresh(workspace)
-
 
 def read_recipe_from(file: Path) -> Recipe:
     """The recipe of a YAML file or of an export's zip."""
@@ -258,14 +211,6 @@ def read_recipe_from(file: Path) -> Recipe:
     if file.stat().st_size > MAX_BYTES:
         raise Refused(f"{file.name} is too large for a recipe")
     return read_yaml(file.read_text(encoding="utf-8", errors="replace"))
-
-
-def _note(workspace: Workspace, preset: str | None) -> str:
-    """The recipe's note; what a preset says of its adapters says nothing of others."""
-    places = [source.path for source in workspace.recipe.sources]
-    if preset is not None and places != [source.path for source in load_preset(preset).sources]:
-        return "Other adapters than the preset's are on the desk."
-    return workspace.recipe.note
 
 
 def _exported(

@@ -22,6 +22,7 @@ from studio.ui.judge import table
 from studio.ui.judge.job import SCORING, Question, ScoringJob, chosen
 from studio.ui.shell import markup, task_choices
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.room import Room
 
 _PAUSE = 0.5
 REGMEAN = "regmean"  # no registered method: it needs activations
@@ -247,6 +248,15 @@ class ScoringPanel:
     def buttons(self, *, going: bool) -> dict[Any, Any]:
         """Which of the two buttons does something."""
         return {self.judge: gr.update(interactive=not going), self.halt: gr.update(interactive=going)}
+
+
+ROOM = Room(
+    id="judge",
+    title="Scoreboard",
+    summary="Judge merges of the open adapters beside the base, each source and their controls.",
+    docs="learning.md",
+    panel=ScoringPanel,
+)
 
 
 def learned_in(session: Session) -> Result | None:

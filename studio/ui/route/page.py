@@ -31,6 +31,7 @@ from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import JobPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.plots import GREY, PALETTE
+from studio.ui.shell.room import Room
 
 _DRAWS = 50_000
 _READS: Mapping[str, str] = {
@@ -280,6 +281,15 @@ class RoutingPanel(JobPanel[Routing]):
         """Another logit scale: draw fresh routers."""
         found = collapse(2.0 ** number("The scale", power, -8, 8), whole("Adapters", n, 2, 32), draws=_DRAWS)
         return router_markup.collapse(found)
+
+
+ROOM = Room(
+    id="route",
+    title="Route",
+    summary="Train a router that chooses among the adapters for each prompt or token, and let it write.",
+    docs="routing.md",
+    panel=RoutingPanel,
+)
 
 
 def _coloured(found: Writing) -> Any:

@@ -1,9 +1,10 @@
-"""The page: one screen of library, map, mixer, preview and history; panels know nothing of each other."""
+"""The page: the bar, the rooms as tabs, and what a visitor's browser keeps."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -13,63 +14,48 @@ from studio.recipes.recipe import read_yaml
 from studio.session.store import Sessions, Settings
 from studio.session.workspace import Workspace
 from studio.text.bases import is_at_hand
-from studio.ui.compose.by_module import ByModulePanel
-from studio.ui.compose.history import HistoryPanel
-from studio.ui.compose.layouts import Layouts
-from studio.ui.compose.learn.page import LearningPanel
-from studio.ui.compose.library import LibraryPanel
-from studio.ui.compose.mixer import MixerPanel
-from studio.ui.compose.preview import PreviewPanel
-from studio.ui.compose.selection import SelectionPanel
-from studio.ui.compose.units import UnitsPanel
-from studio.ui.judge.page import ScoringPanel
-from studio.ui.pictures.analogy import AnalogyPanel
-from studio.ui.pictures.image.page import ImagePanel
-from studio.ui.route.modalities.page import ModalityPanel
-from studio.ui.route.page import RoutingPanel
+from studio.ui.compose.page import ComposePanel
+from studio.ui.rooms import ROOMS
+from studio.ui.shell.bar import Bar
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, TabPanel, shows_errors
 from studio.ui.shell.warm_up import WarmUp
 
-# The tabs beside Compose, in order. Each is built with the page and does nothing until it is opened.
-TABS: tuple[tuple[str, type[TabPanel]], ...] = (
-    ("Learn", LearningPanel),
-    ("Scoreboard", ScoringPanel),
-    ("Route", RoutingPanel),
-    ("Analogy", AnalogyPanel),
-    ("Image", ImagePanel),
-    ("Modalities", ModalityPanel),
-)
 EMBEDDED_BASE = "lora-loom/text-base"
 _STORED = {"token": "", "recipe": ""}
+Kind = TypeVar("Kind")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Page:
-    """The built page and its parts."""
+    """The built page and its parts; `tabs` and `panels` are the rooms', by their ids."""
 
     demo: gr.Blocks
     shared: Shared
-    library: LibraryPanel
-    units: UnitsPanel
-    selection: SelectionPanel
-    mixer: MixerPanel
-    by_module: ByModulePanel
-    preview: PreviewPanel
-    history: HistoryPanel
+    bar: Bar
     stored: gr.BrowserState
     warming: gr.HTML
     clock: gr.Timer
-    tabs: dict[str, tuple[gr.Tab, Any]]
+    tabs: Mapping[str, gr.Tab]
+    panels: Mapping[str, TabPanel]
+
+    @property
+    def compose(self) -> ComposePanel:
+        """The panel of the first room."""
+        return self.panel(ComposePanel)
+
+    def panel(self, kind: type[Kind]) -> Kind:
+        """The room's panel that is of this class."""
+        return next(panel for panel in self.panels.values() if isinstance(panel, kind))
 
     def wire(self) -> None:
-        """Connect the listeners of the page itself and of every panel."""
-        shared = self.shared
-        tabs = [tab for tab, _ in self.tabs.values()]
+        """Connect the listeners of the page itself, of the bar and of every room."""
+        shared, bar, tabs = self.shared, self.bar, self.tabs.values()
         self.demo.load(self.on_load, [self.stored], [shared.token, self.stored, *tabs, *shared.controls()], **EDIT)
-        shared.version.change(self.on_version, [shared.token], self.stored, **EDIT)
+        shared.version.change(self.on_version, [shared.token], [self.stored, bar.undo, bar.redo], **EDIT)
         self.clock.tick(self.on_tick, None, [self.warming, self.clock], show_progress="hidden", **PRIVATE)
-        for panel in shared.panels:
-            panel.wire()
+        bar.wire()
+        for id, panel in self.panels.items():
+            panel.wire(self.tabs[id])
 
     @shows_errors
     def on_load(self, stored: Any) -> dict[Any, Any]:
@@ -83,14 +69,15 @@ class Page:
         return {
             self.shared.token: token,
             self.stored: {"token": token, "recipe": workspace.recipe.to_yaml()},
-            **{tab: gr.update(interactive=True) for tab, _ in self.tabs.values()},  # each needs a workspace to look at
+            **{tab: gr.update(interactive=True) for tab in self.tabs.values()},  # each needs a workspace to look at
             **self.shared.refresh(workspace),
         }
 
     @shows_errors
-    def on_version(self, token: str) -> dict[str, str]:
-        """The recipe changed: the browser keeps it, for a reload."""
-        return {"token": token, "recipe": self.shared.workspace(token).recipe.to_yaml()}
+    def on_version(self, token: str) -> dict[Any, Any]:
+        """The recipe changed: the browser keeps it, for a reload, and the bar knows where in its history it is."""
+        workspace = self.shared.workspace(token)
+        return {self.stored: {"token": token, "recipe": workspace.recipe.to_yaml()}, **self.bar.buttons(workspace)}
 
     def on_tick(self) -> tuple[str, gr.Timer]:
         """Say what is still warming up; when all is there, stop asking."""
@@ -101,41 +88,24 @@ class Page:
 def build(settings: Settings | None = None) -> Page:
     """Make the page. Nothing heavy is imported here: `shared.warm` loads it in the background, once it is started."""
     sessions = Sessions(settings or Settings.from_environment())
-    layouts = Layouts()
     with gr.Blocks(title="LoRA Loom", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         token = gr.State("", delete_callback=sessions.leave)  # within an hour of a page's end
         shared = Shared(sessions, _warm_up(sessions), token, gr.State(0), gr.State(""))
         stored = gr.BrowserState(dict(_STORED), storage_key="lora-loom", secret="lora-loom")  # not secret: see on_load
         clock = gr.Timer(1.0)
-        history = HistoryPanel(shared)
         with gr.Row(elem_id="top", elem_classes="beside"):
             gr.Markdown("# LoRA Loom", elem_id="title")
-            history.build_bar()
+            bar = Bar(shared)
+        shared.panels.append(bar)
         warming = gr.HTML(elem_id="warming")
-        opened: dict[str, tuple[gr.Tab, Any]] = {}
+        tabs: dict[str, gr.Tab] = {}
+        panels: dict[str, TabPanel] = {}
         with gr.Tabs(elem_id="rooms"):
-            with gr.Tab("Compose"):
-                with gr.Row(elem_id="upper"):
-                    library = LibraryPanel(shared)
-                    with gr.Column(scale=7, min_width=340, elem_id="units"):
-                        units = UnitsPanel(shared, layouts)
-                        selection = SelectionPanel(shared, units)
-                    with gr.Column(scale=5, min_width=320, elem_id="mixer"), gr.Tabs():
-                        mixer, by_module = MixerPanel(shared), ByModulePanel(shared)
-                        selection.build_tab()
-                with gr.Row(elem_id="lower"):
-                    preview = PreviewPanel(shared)
-                    history.build_tabs()
-            for label, panel in TABS:
-                with gr.Tab(label, interactive=False) as tab:
-                    opened[label] = (tab, panel(shared))
-        shared.panels.extend([library, units, selection, mixer, by_module, preview, history])
-        page = Page(
-            demo, shared, library, units, selection, mixer, by_module, preview, history, stored, warming, clock, opened
-        )
+            for room in ROOMS:
+                with gr.Tab(room.title, interactive=room is ROOMS[0]) as tabs[room.id]:
+                    panels[room.id] = room.panel(shared)
+        page = Page(demo, shared, bar, stored, warming, clock, tabs, panels)
         page.wire()
-        for tab, room in opened.values():
-            room.wire(tab)
     return page
 
 

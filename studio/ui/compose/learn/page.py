@@ -22,6 +22,7 @@ from studio.ui.shell import markup, task_choices
 from studio.ui.shell.fields import number, whole
 from studio.ui.shell.job_panel import JobPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.room import Room
 
 _SHAPES = {
     "free": "free: any number, from 1",
@@ -222,6 +223,15 @@ class LearningPanel(JobPanel[Training]):
     def left(self, token: str, run: Training) -> dict[Any, Any]:
         """What was learned, in words."""
         return {self.state: _told(run, self.shared.workspace(token))}
+
+
+ROOM = Room(
+    id="learn",
+    title="Learn",
+    summary="Learn from a few examples how much of each adapter every module needs.",
+    docs="learning.md",
+    panel=LearningPanel,
+)
 
 
 def _told(run: Training, workspace: Workspace) -> str:

@@ -20,6 +20,7 @@ from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Shared, shows_errors_while
+from studio.ui.shell.room import Room
 from studio.vision.pictures import to_picture
 from studio.vision.space import ready
 
@@ -129,8 +130,8 @@ class AnalogyPanel:
     @shows_errors_while
     def on_token(self, token: str, is_early: bool) -> Iterator[dict[Any, Any]]:
         """The page knows the visitor now: open what was waiting for that."""
-        yield {self.early: False}
         if is_early and token:
+            yield {self.early: False}
             yield from self.on_open(token)
 
     @shows_errors_while
@@ -162,3 +163,12 @@ class AnalogyPanel:
             said = {state: judged(found, truth)}
             # The same picture twice would be one file, written anew while the browser reads it.
             yield said if shown is not None and shown.tobytes() == found.tobytes() else {**said, b2: found}
+
+
+ROOM = Room(
+    id="analogy",
+    title="Analogy",
+    summary="Draw b′ so that b is to b′ as a is to a′, with a basis of small adapters as sliders.",
+    docs="analogy.md",
+    panel=AnalogyPanel,
+)

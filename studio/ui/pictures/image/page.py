@@ -26,6 +26,7 @@ from studio.text.folders import EMBEDDED as TEXT
 from studio.ui.pictures.image.bases import Bases, Draws, brought
 from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.room import Room
 from studio.vision.licences import terms_of
 from studio.vision.pipeline import BASE, STEPS, catalogue
 from studio.vision.preview import Stop, Variant, Wish, columns, grid
@@ -129,8 +130,9 @@ class ImagePanel:
         token = self.shared.token
         fitted = [self.edit, self.is_ours, self.prompt, self.guidance, self.size, self.steps, self.accept]
         given = [token, self.base, self.is_ours]
-        for trigger in (tab.select, self.shared.version.change):
-            trigger(self.on_workspace, given, [self.note, self.first, self.second, *fitted], **_TOLD)
+        named = [self.note, self.first, self.second, *fitted]
+        tab.select(self.on_workspace, given, named, **_TOLD)
+        self.shared.version.change(self.on_version, given, named, **_TOLD)
         for trigger in (self.base.blur, self.base.submit):
             trigger(self.on_base, given, fitted, **_TOLD)
         self.bring.click(self.on_bring, [token], [self.note, *self.shared.controls()], **_TOLD)
@@ -141,10 +143,13 @@ class ImagePanel:
         self.halt.click(self.on_halt, [token], [self.halt], **_TOLD)
 
     @shows_errors
+    def on_version(self, token: str, base: str | None, was_ours: bool | None) -> Any:
+        """The recipe changed: the room follows it, once it was opened."""
+        return {} if was_ours is None else self.on_workspace(token, base, was_ours)
+
+    @shows_errors
     def on_workspace(self, token: str, base: str | None = None, was_ours: bool | None = None) -> dict[Any, Any]:
-        """The workspace changed: name its adapters, and show the controls that their base listens to."""
-        if not token:
-            return {}
+        """The tab was opened: name the adapters, and show the controls that their base listens to."""
         adapters = self.shared.workspace(token).adapters
         names = [adapter.name for adapter in adapters]
         updates = {self.note: markup.message(_said(adapters), "line"), **self._fitted(token, base, was_ours)}
@@ -291,6 +296,15 @@ class ImagePanel:
         if not workspace.recipe.sources:
             raise LoomError("There is nothing to draw", next="put adapters of an image model on the desk in Compose")
         return workspace
+
+
+ROOM = Room(
+    id="image",
+    title="Image",
+    summary="Draw one prompt from one noise by the base, every image adapter and the merge.",
+    docs="image-preview.md",
+    panel=ImagePanel,
+)
 
 
 @dataclass(frozen=True, eq=False)

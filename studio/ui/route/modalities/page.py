@@ -35,6 +35,7 @@ from studio.ui.route.modalities import markup as html
 from studio.ui.route.modalities.folder import FolderPart
 from studio.ui.shell import markup
 from studio.ui.shell.panel import PRIVATE, Shared, shows_errors, shows_errors_while
+from studio.ui.shell.room import Room
 
 _RESULTS = assets("mixture", "results.json")
 _PATIENCE = 0.4
@@ -261,6 +262,15 @@ class ModalityPanel:
         except LoomError:
             yield {self.state: markup.message("Nothing was answered.", "refused")}
             raise
+
+
+ROOM = Room(
+    id="modalities",
+    title="Modalities",
+    summary="Choose the adapter by what the input holds: text, a picture, a sound, or both.",
+    docs="modality.md",
+    panel=ModalityPanel,
+)
 
 
 def inputs_of(image: Image.Image | None, sound: Sound | None) -> Inputs:
