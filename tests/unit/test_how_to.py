@@ -113,7 +113,7 @@ def test_what_is_written_is_in_the_projects_own_style(name: str, tmp_path: Path)
 
 
 def test_the_pages_that_are_promised_are_tried() -> None:
-    assert {"merge-method", "dialect", "export-target", "router", "learner", "skill"} <= set(PAGES)
+    assert {"merge-method", "dialect", "export-target", "router", "learner", "skill", "room"} <= set(PAGES)
 
 
 def test_a_diff_is_applied_where_its_lines_stand() -> None:
