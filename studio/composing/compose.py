@@ -278,7 +278,7 @@ def _report(
         SourceReport(a.name, w, n, a.ranks, len(a.modules), h)
         for a, w, n, h in zip(sources.adapters, recipe.weights, norms, hashes, strict=True)
     )
-    active = [(name, norm) for name, norm, weight in zip(names, norms, recipe.weights, strict=True) if weight]
+    cosines = tuple(tuple(row) for row in cosines_of(work.gram).tolist())
     rows = tuple(work.rows)
     before, after, dot = (
         math.fsum(values) for values in zip(*((r.norm_before**2, r.norm**2, _dot(r)) for r in rows), strict=True)
@@ -291,7 +291,7 @@ def _report(
         scale=recipe.scale,
         seed=recipe.seed,
         sources=about,
-        cosines=tuple(tuple(row) for row in cosines_of(work.gram).tolist()),
+        cosines=cosines,
         kept_energy=held / want if want else 1.0,
         cosine_to_sum=dot / math.sqrt(before * after) if before * after > 0 else None,
         error_to_sum=math.sqrt(max(before + after - 2 * dot, 0.0) / before) if before else 0.0,
@@ -300,10 +300,24 @@ def _report(
         rank=adapter.rank,
         parameters=sum(m.rank * (m.d_in + m.d_out) for m in adapter.modules.values()),
         extras=_extras(recipe, sources.adapters),
-        warnings=(*warnings, *preflight.loudness(*zip(*active, strict=True))) if active else warnings,
+        warnings=(*warnings, *_sizes_said(recipe, names, norms, cosines, math.sqrt(after))),
         modules=rows,
         seconds=seconds,
         recipe_digest=recipe.digest(),
+    )
+
+
+def _sizes_said(
+    recipe: Recipe, names: Sequence[str], norms: Sequence[float], cosines: Sequence[Sequence[float]], norm: float
+) -> tuple[str, ...]:
+    """What the sizes and angles of the sources that take part warn of."""
+    active = [i for i, weight in enumerate(recipe.weights) if weight]
+    those, sizes = [names[i] for i in active], [norms[i] for i in active]
+    angles = [[cosines[i][j] for j in active] for i in active]
+    return (
+        *preflight.loudness(those, sizes),
+        *preflight.oversize(norm, those, sizes),
+        *preflight.copies(those, sizes, angles),
     )
 
 

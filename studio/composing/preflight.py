@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from studio.recipes.recipe import Source
 
 _LOUD = 5.0  # one source this many times stronger than another drowns it
+_LARGE = (
+    1.8  # a merge this many times the size of its largest source; three equal sources that do not overlap give 1.73
+)
+_SAME = 0.9999  # two sources of this cosine are one adapter times a constant, but for rounding
 
 
 def check(adapters: Sequence[Adapter], method: Method, *, other_bases: bool = False) -> tuple[str, ...]:
@@ -65,6 +70,28 @@ def loudness(names: Sequence[str], norms: Sequence[float]) -> tuple[str, ...]:
         *silent,
         f"{loud} is {high / low:.0f} times as strong as {quiet} ({high:.3g} and {low:.3g}): balance their weights",
     )
+
+
+def oversize(norm: float, names: Sequence[str], norms: Sequence[float]) -> tuple[str, ...]:
+    """A warning where the merge is far larger than every source: `norms` are those of the sources at weight 1."""
+    largest, name = max(zip(norms, names, strict=True), default=(0.0, ""))
+    if len(names) < 2 or norm <= _LARGE * largest:
+        return ()
+    return (
+        f"the merge is {norm / largest:.1f} times the size of its largest source ({norm:.3g}; {name}: {largest:.3g}), "
+        f"so the model may write nonsense: try every weight at 1/{len(names)}",
+    )
+
+
+def copies(names: Sequence[str], norms: Sequence[float], cosines: Sequence[Sequence[float]]) -> tuple[str, ...]:
+    """A warning for each pair of sources that are one adapter times a constant."""
+    found = []
+    for i, j in combinations(range(len(names)), 2):
+        if abs(cosines[i][j]) > _SAME and norms[i] and norms[j]:
+            factor = norms[j] / norms[i] * (1 if cosines[i][j] > 0 else -1)
+            same = "the same adapter as" if abs(factor - 1) < 1e-3 else f"{factor:.3g} times"
+            found.append(f"{names[j]} is {same} {names[i]} (cosine {cosines[i][j]:.5f}): keep one, or it counts twice")
+    return tuple(found)
 
 
 def unmatched(sources: Sequence[Source], adapters: Sequence[Adapter]) -> tuple[str, ...]:
