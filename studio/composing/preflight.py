@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from studio.recipes.recipe import Source
 
 _LOUD = 5.0  # one source this many times stronger than another drowns it
-_LARGE = (
-    1.8  # a merge this many times the size of its largest source; three equal sources that do not overlap give 1.73
-)
+_LARGE = 1.8  # times the largest source; three equal sources that do not overlap give 1.73
 _SAME = 0.9999  # two sources of this cosine are one adapter times a constant, but for rounding
 
 
