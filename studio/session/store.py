@@ -28,7 +28,8 @@ class Settings:
     """How this studio runs. A local one may open paths of its machine; one on a Space or a shared address may not.
 
     At most `capacity` sessions are held. One ends `lifetime` seconds after it was last used, and `grace` seconds after
-    its last page was left: a page that is loaded again is left, too.
+    its last page was left: a page that is loaded again is left, too. `hosts` are names that it is
+    called by, besides those of this machine.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Settings:
     capacity: int = 200
     lifetime: float = 12 * 3600.0
     grace: float = 15 * 60.0
+    hosts: frozenset[str] = frozenset()
 
     @classmethod
     def from_environment(cls, host: str = "127.0.0.1") -> Settings:
@@ -44,7 +46,10 @@ class Settings:
         status = os.environ.get("LOOM_LOCAL", "").lower()
         is_local = status in {"1", "true", "yes"} if status else loopback
         root = os.environ.get("LOOM_WORKSPACE")
-        return cls(Path(root) if root else Path(tempfile.gettempdir()) / f"lora-loom{_owner()}", is_local)
+        folder = Path(root) if root else Path(tempfile.gettempdir()) / f"lora-loom{_owner()}"
+        named = f"{os.environ.get('LOOM_ALLOWED_HOSTS', '')},{os.environ.get('SPACE_HOST', '')}"
+        hosts = frozenset(name.strip().strip("[]").lower() for name in named.split(",")) - {""}
+        return cls(folder, is_local, hosts=hosts)
 
 
 def _owner() -> str:

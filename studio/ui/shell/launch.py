@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from huggingface_hub import constants
+from starlette.middleware import Middleware
 
 from studio.session.store import Settings
+from studio.ui.shell.gate import Gate, Names
 from studio.ui.shell.page import build
 from studio.ui.shell.theme import CSS, theme
 
@@ -35,6 +37,7 @@ def launch(host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = Fa
         theme=theme(),
         css=CSS,
         prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(Gate, Names(settings.is_local, host, settings.hosts))]},
         _frontend=False,  # leaves out Gradio's look at its own page, which ends a server that takes over three seconds
     )
     page.shared.warm.start()
