@@ -41,7 +41,7 @@ TINY = {
 
 
 def shapes() -> Iterator[tuple[str, int, int]]:
-    """(module, d_in, d_out) of every adapted linear of FLUX.1-Kontext (visual-analogy.md 1.3): 494 of them."""
+    """(module, d_in, d_out) of every adapted linear of FLUX.1-Kontext: 494 of them."""
     w = WIDTH
     for i in range(DOUBLE):
         block = f"transformer_blocks.{i}"

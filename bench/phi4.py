@@ -1,6 +1,6 @@
 """Phi-4-multimodal's two adapters at their real shapes, from a synthetic checkpoint. `python -m bench.phi4`
 
-The checkpoint has the names, shapes and number formats of the public one (routing.md 2.3): 32 layers, three shards, 512
+The checkpoint has the names, shapes and number formats of the public one: 32 layers, three shards, 512
 bfloat16 LoRA tensors of rank 256 (`vision`) and 320 (`speech`) beside 128 base weights. Its LoRA values are random; its
 base weights are holes in sparse files, since nothing here ever reads them. Every measurement is a process of its own,
 so that its peak memory is its own. Writes bench/results/phi4.json.

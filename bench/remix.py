@@ -63,7 +63,7 @@ def collapse_part() -> None:
 
 
 def toy_part(only: Sequence[str] = ()) -> None:
-    """The toy of routing.md 1.5 with every router, experts frozen and trained."""
+    """The toy with every router, experts frozen and trained."""
     for setting in ("frozen", "trained"):
         for name, (kind, samples) in ROUTERS.items():
             if not only or f"{setting} {name}" in only:

@@ -1,7 +1,7 @@
 """Fused projections of decoders taken apart, exactly: qkv_proj into q, k and v, gate_up_proj into gate and up.
 
 A part takes its rows of B and shares A. So adapters of a model that fuses them (Phi-3, Phi-4) compare, module by
-module, with those of one that does not. Rows are in the order of the names: routing.md 2.4.
+module, with those of one that does not. Rows are in the order of the names.
 """
 
 from __future__ import annotations

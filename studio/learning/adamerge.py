@@ -1,7 +1,7 @@
 """AdaMerging: coefficients that make the merge sure of itself on unlabelled prompts (arXiv 2310.02575).
 
-The language-model form of merging.md 4: the entropy of the next-token distribution where the answer begins, the one
-answer position that is known without a label. RECYCLE's own "AdaMerging" is supervised (merging.md 3.2); that one is
+For language models: the entropy of the next-token distribution where the answer begins, the one answer position that
+is known without a label. RECYCLE's own "AdaMerging" is supervised; that one is
 `soup.learn` with start 1/sqrt(N).
 """
 

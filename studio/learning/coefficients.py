@@ -1,7 +1,7 @@
 """Coefficients of frozen adapters: which units share one, how it comes from what is trained, and what was learned.
 
-dW_p = sum_i c_{p,i} s_i B_i A_i with c = phi(theta) and only theta trained (merging.md 2). The result is written into
-the recipe as per-module weights of `cat`, so the ordinary exact export is the forward that was trained.
+dW_p = sum_i c_{p,i} s_i B_i A_i with c = phi(theta) and only theta trained (arXiv 2410.13025). The result is written
+into the recipe as per-module weights of `cat`, so the ordinary exact export is the forward that was trained.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Granularity = Literal["global", "layer", "sublayer", "module", "rank"]
 Coefficients = np.ndarray[Any, np.dtype[np.float32]]
 
 SLOPE: Final = 0.01
-"""Of the leaky parameterisation below zero: what hurts is damped a hundredfold (merging.md 3.1)."""
+"""Of the leaky parameterisation below zero: what hurts is damped a hundredfold (arXiv 2602.12323)."""
 _SCHEDULE: Final = Schedule()
 _STARTS: Final[Mapping[str, float]] = MappingProxyType({"free": 1.0, "squared": 1.0})
 
@@ -42,8 +42,8 @@ class Settings:
 
     By `init`, theta at step 0 is `constant`: `start`, of which None is 1 for `free` and `squared` (the plain sum), 0
     for the others (for `softmax` the mean, for `leaky` the base model); `normal`: N(0, 0.5^2); `uniform`: U(0, 1);
-    `equal`: 1/sqrt(N), 1/N for `squared`; `target`: `start` (1) for the first adapter, 0 for the others (merging.md
-    3.1). `l1` times the mean |c| is added to the loss. Raises `BadRecipe` for a softmax by rank, which has nothing to
+    `equal`: 1/sqrt(N), 1/N for `squared`; `target`: `start` (1) for the first adapter, 0 for the
+    others. `l1` times the mean |c| is added to the loss. Raises `BadRecipe` for a softmax by rank, which has nothing to
     share among, and for numbers out of bounds.
     """
 
@@ -84,7 +84,7 @@ class Settings:
 def phi(theta: Tensor, parameterisation: Parameterisation, present: Tensor, affine: Tensor | None = None) -> Tensor:
     """Coefficients (rows, N) from theta (rows, N), float32; a softmax shares 1 among the adapters that are `present`.
 
-    `affine` is a and b (2,) of a sigmoid(theta) + b, learned with theta. merging.md 2.4 and 3.1.
+    `affine` is a and b (2,) of a sigmoid(theta) + b, learned with theta.
     """
     if affine is not None:
         return affine[0] * theta.sigmoid() + affine[1]

@@ -1,7 +1,6 @@
 """What a learned merge must stand beside: random LoRAs of the same scale, and a LoRA trained on the same examples.
 
-Without them a gain may be regularisation, or what the examples alone would have taught (arXiv 2602.12323;
-merging.md 3).
+Without them a gain may be regularisation, or what the examples alone would have taught (arXiv 2602.12323).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def random_like(adapters: Sequence[Adapter], seed: int) -> tuple[Adapter, ...]:
-    """The adapters with both factors redrawn, N(0, std^2) of all their entries at that module (merging.md 3.3).
+    """The adapters with both factors redrawn, N(0, std^2) of all their entries at that module (arXiv 2602.12323).
 
     Ranks, scalings and missing modules stay. It matches the scale of the factors, not the norm of the delta.
     """
@@ -52,7 +51,7 @@ _SCHEDULE: Final = Schedule(rate=3e-4, steps=400)
 
 @dataclass(frozen=True, slots=True)
 class TargetSettings:
-    """A plain LoRA: rank, alpha, and a schedule; by default merging.md 3.2's rate and steps with a smaller rank."""
+    """A plain LoRA: rank, alpha, and a schedule; by default rate and steps of arXiv 2602.12323, at a smaller rank."""
 
     rank: int = 8
     alpha: float = 16.0

@@ -33,7 +33,7 @@ class Examples:
 
 
 def split(items: Sequence[Item], *, valid: float = 0.2, seed: int = 0) -> Examples:
-    """A seeded split; few items are used for both (merging.md 3.1: 100 become 80 and 20, 10 stay 10 and 10)."""
+    """A seeded split; few items are used for both (100 become 80 and 20, 10 stay 10 and 10)."""
     if not items:
         raise LoomError("There are no examples to learn from", next="give at least one prompt with its answer")
     if len(items) <= SMALL:

@@ -19,7 +19,7 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast: AdamW without weight decay, warm-up, then cosine to zero (merging.md 2.4, 3.1).
+    """How long and how fast: AdamW without weight decay, warm-up, then cosine to zero.
 
     `warm_up` is a share of the steps. Every `check_every` steps the validation loss is read; after `patience` checks
     without a better one the run ends. Raises `BadRecipe` for numbers out of bounds.

@@ -1,7 +1,7 @@
 """LoraHub: search one weight for each adapter without gradients, on a few examples (arXiv 2307.13269).
 
-In delta space, as cat: the official code scales A and B both, so that its coefficient is w^2 and the sign is lost
-(merging.md 4). The optimiser is the official one, nevergrad's NGOpt.
+In delta space, as cat: the official code scales A and B both, so that its coefficient is w^2 and the sign is lost.
+The optimiser is the official one, nevergrad's NGOpt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SETTINGS: Final = Settings("free", "global", start=0.0, schedule=Schedule(steps
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Trials in all, bounds of the weights, the L1 term on mean |w|, and the seed (merging.md 4).
+    """Trials in all, bounds of the weights, the L1 term on mean |w|, and the seed.
 
     Raises `BadRecipe` for no trials, or more than 100,000.
     """

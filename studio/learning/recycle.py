@@ -1,4 +1,4 @@
-"""Recycling LoRAs: select some of a pool, learn their coefficients on a few examples (arXiv 2602.12323; merging.md 3).
+"""Recycling LoRAs: select some of a pool, learn their coefficients on a few examples (arXiv 2602.12323).
 
 The paper's method is the default: the adapters that answer the examples best by themselves, one leaky coefficient a
 module, all starting at zero, which is the base model. What the paper found belongs beside every result: it adds little
@@ -100,7 +100,7 @@ _OF_PRODUCT: Final[MappingProxyType[str, Callable[[Tensor], Tensor]]] = MappingP
 
 
 def closeness(target: Adapter, adapter: Adapter, by: Selection) -> float:
-    """How close two adapters' deltas are, larger is closer; sums run over all modules (merging.md 3.1).
+    """How close two adapters' deltas are, larger is closer; sums run over all modules.
 
     `cosine`; `absolute` and `clamp` take |xy| or max(xy, 0) of the elementwise products first; `quasi_fim` is the root
     of the cosine of squared deltas; `distance` is minus the L2 distance. One module's dense deltas at a time.

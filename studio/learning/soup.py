@@ -1,6 +1,6 @@
 """LoRA Soups: learn how much of each adapter every module needs, the adapters themselves frozen (arXiv 2410.13025).
 
-The released settings barely move theta from its random start (merging.md 2.2); these defaults do.
+The released settings barely move theta from its random start; these defaults do.
 """
 
 from __future__ import annotations

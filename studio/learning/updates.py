@@ -36,7 +36,7 @@ class Update:
     gate: Gate | None = None
 
     def __call__(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The layer's forward hook. The gate stays float32 until it meets the activations (merging.md 2.4)."""
+        """The layer's forward hook. The gate stays float32 until it meets the activations."""
         is_embedding = isinstance(layer, torch.nn.Embedding)
         hidden = self.down[inputs[0]] if is_embedding else inputs[0] @ self.down
         gated = hidden if self.gate is None else hidden * self.gate().to(hidden.dtype)
@@ -63,7 +63,7 @@ class Stacked:
 
 
 def stack_adapters(model: Any, adapters: Sequence[Adapter]) -> dict[str, Stacked]:
-    """The concatenation of the adapters by layer (merging.md 3.1); raises `WrongBase` where one does not fit."""
+    """The concatenation of the adapters by layer; raises `WrongBase` where one does not fit."""
     single = [stack_factors(model, [adapter]) for adapter in adapters]
     names = dict.fromkeys(name for factors in single for name in factors)
     found = {}

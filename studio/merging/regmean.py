@@ -29,7 +29,7 @@ def regmean(
     `grams[i]` (..., d_in, d_in) is X_i^T X_i over source i's inputs X_i (rows, d_in); its off-diagonal entries are
     multiplied by `keep` first. `weights` (..., N) defaults to 1. Since dW_i = B_i A_i, the result is the exact pair
     B = [B_1 ... B_N], A = [w_1 A_1 G_1; ...](sum_i G_i)^-1, and one Cholesky factorisation is the whole cost.
-    Jin et al. 2023, arXiv 2212.09849, equation 2; merging.md 4. Raises `CannotMerge` for Gram matrices that do not fit.
+    Jin et al. 2023, arXiv 2212.09849, equation 2. Raises `CannotMerge` for Gram matrices that do not fit.
     """
     d_in = pairs[0].A.shape[-1]
     if len(grams) != len(pairs) or any(gram.shape[-2:] != (d_in, d_in) for gram in grams):

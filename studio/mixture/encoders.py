@@ -2,7 +2,7 @@
 
 A picture becomes 4 tokens and a clip 4, each of the decoder's width. Names: `image.*`, `audio.*` are the encoders,
 `project.image.*` the picture's projector, `project.audio.speech.*` and `project.audio.vision.*` the sound's: as in
-Phi-4-multimodal, a sound beside a picture passes through a head of its own (routing.md 2.2).
+Phi-4-multimodal, a sound beside a picture passes through a head of its own.
 """
 
 from __future__ import annotations

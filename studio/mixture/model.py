@@ -1,6 +1,6 @@
 """The embedded mixture at work: one frozen text decoder, at most one adapter at a time, tokens of pictures and sounds.
 
-The folder is laid out as Phi-4-multimodal's (routing.md 2.3): `vision-lora/` and `speech-lora/` are PEFT folders for
+The folder is laid out as Phi-4-multimodal's: `vision-lora/` and `speech-lora/` are PEFT folders for
 the embedded text base, `encoders.safetensors` holds the rest. The decoder's input is
 
     <|endoftext|>  picture (4 tokens, if any)  sound (4 tokens, if any)  Question: ...  Answer:

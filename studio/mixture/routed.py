@@ -1,4 +1,4 @@
-"""A learned router in the rule's place: ReMix with k = 1 over base alone, vision and speech (routing.md 1.2).
+"""A learned router in the rule's place: ReMix with k = 1 over base alone, vision and speech (arXiv 2603.10160).
 
 It never hears of modes: it reads the mean of what the decoder is given, tokens of pictures and sounds among the words,
 and learns from the losses of the right answers alone. Whether it finds the rule again is the question.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ORACLE_LIMIT: Final = 200
-"""Subsets beyond which brute force is refused (routing.md 1.5)."""
+"""Subsets beyond which brute force is refused."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,7 +27,7 @@ def effective_support(weights: Any) -> Values:
 
 
 def support_bound(norm: float, delta: float, n: int = 8) -> float:
-    """Theorem 1: with probability at least 1 - delta, ESS is at most this, as the paper prints it (routing.md 1.3).
+    """Theorem 1: with probability at least 1 - delta, ESS is at most this, as the paper prints it (arXiv 2603.10160).
 
     `norm` is sigma ||x||, the scale of the logits at the start, where P ~ N(0, sigma^2).
     """

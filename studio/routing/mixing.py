@@ -1,7 +1,7 @@
 """A view of a base in which all adapters lie side by side, each row of a batch weighing them as a router says.
 
 y = W x + sum_i w_i s_i B_i A_i x, with w by row, or by row and token. The adapters keep their own scaling s_i; a frozen
-ready-made adapter is worth what it was trained at (routing.md 1.5).
+ready-made adapter is worth what it was trained at.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Routing by modality: a rule on what an input holds picks one adapter or none (routing.md 2.2).
+"""Routing by modality: a rule on what an input holds picks one adapter or none.
 
 Nothing here is trained. Rules are data, in order: the first that fits decides. Phi-4-multimodal's table is
 

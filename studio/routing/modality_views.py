@@ -1,7 +1,7 @@
 """Adapters of several modalities side by side, module by module: how strong each is, and how much they share.
 
 Every view comes from thin QR of the factors, B = Q_b R_b and A^T = Q_a R_a, float32, one module at a time; no dense
-update is built. Source: routing.md 2.4.
+update is built.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The routing policy of ReMix: k distinct adapters, drawn one after another from q = softmax(P x).
 
-Sampling without replacement is Plackett-Luce; the Gumbel top-k trick draws from it exactly (routing.md 1.2).
+Sampling without replacement is Plackett-Luce; the Gumbel top-k trick (arXiv 1903.06059) draws from it exactly.
 All functions take any leading shape (...): examples, or examples by tokens.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 CLIP: Final = 10.0
-"""While selections are drawn, logits are cut at +-10, so that every adapter is still tried (routing.md 1.2)."""
+"""While selections are drawn, logits are cut at +-10, so that every adapter is still tried."""
 _MOST: Final = 100_000
 
 

@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out: how a router learns from the losses of the selections it drew (routing.md 1.2).
+"""REINFORCE leave-one-out: how a router learns from the losses of the selections it drew (arXiv 2603.10160).
 
 For M independent selections of one input, 1/(M-1) sum_m (L_m - mean L) grad log Q(J_m) is an unbiased gradient of the
 expected loss. Advantages are taken for each example, not over the batch: the baseline is that example's own difficulty.

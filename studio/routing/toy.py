@@ -1,7 +1,7 @@
 """The reference toy of routing: 8 experts, 6 clusters of inputs, each answered by the sum of two of the experts.
 
-routing.md 1.5: D = 32, n = 8, r = 4, k = 2; experts frozen, or drawn anew and trained with the router. What the text
-leaves open is chosen here: inputs are a cluster's centre and noise, experts scaled to outputs of a given variance.
+D = 32, n = 8, r = 4, k = 2; experts frozen, or drawn anew and trained with the router. What arXiv 2603.10160 leaves
+open is chosen here: inputs are a cluster's centre and noise, experts scaled to outputs of a given variance.
 """
 
 from __future__ import annotations

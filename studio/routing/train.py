@@ -77,7 +77,7 @@ class Settings:
 
     `samples` is M, the selections drawn of each example at each step; `entropy` times H(q) is taken off the loss where
     selections are drawn; `ratio` is how much faster than the adapters' the router's rate is, where those are trained
-    too (routing.md 1.2).
+    too.
     Raises `BadRecipe` for numbers out of bounds.
     """
 

@@ -1,7 +1,7 @@
 """A LoRWeB basis inside a stock diffusers pipeline: one LoRA of rank N r whose B is rewritten for each request.
 
 Converted once: A stacks the down matrices of all adapters and stays for ever. A request writes only
-B[:, i r : (i + 1) r] = e_i up_i, on every adapted linear (visual-analogy.md 4.1). Nothing of the base is touched, so
+B[:, i r : (i + 1) r] = e_i up_i, on every adapted linear. Nothing of the base is touched, so
 it may be quantised, cast to float8, or kept off the GPU.
 """
 

@@ -1,6 +1,6 @@
 """The frozen image encoder that a LoRWeB router is asked with: CLIP ViT-L/14 or SigLIP, as the configuration names it.
 
-A query is made of embeddings that are not normalised (visual-analogy.md 1.2). Modes that look at one picture at a time
+A query is made of embeddings that are not normalised. Modes that look at one picture at a time
 encode it on its own; the others look at the 2 x 2 composite or a part of it.
 """
 

@@ -1,7 +1,7 @@
 """FLUX.1-Kontext with a released LoRWeB basis, by the stock pipeline: no custom blocks, one LoRA rewritten per request.
 
 The three pictures become the grid [a a'; b b] that the base sees as context; it draws [a a'; b b'] and the lower right
-quarter is kept (visual-analogy.md 1.4). Tiles have a's shape; b' is given back in b's.
+quarter is kept. Tiles have a's shape; b' is given back in b's.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from studio.core.files import local_path
 _CARD = "README.md"
 _MAX_CARD = 1 << 20
 _PERMISSIVE = frozenset({"apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", "openrail"})
-# Hub id in lower case -> (licence, what it means). From the models' own pages; visual-analogy.md 3.3.
+# Hub id in lower case -> (licence, what it means). From the models' own pages.
 _KNOWN: Mapping[str, tuple[str, str]] = {
     "black-forest-labs/flux.1-kontext-dev": (
         "FLUX.1 [dev] Non-Commercial License",

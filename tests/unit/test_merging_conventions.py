@@ -101,7 +101,7 @@ def test_mergekits_rescaling_keeps_the_sum_of_magnitudes(id: str, combine: str) 
 
 
 def test_a_negative_weight_votes_in_mergekit_and_not_in_peft() -> None:
-    """merging.md P6: [3, 1] and [1, 3] with weights (1, -1) is [2, -2] where the weighted values vote."""
+    """[3, 1] and [1, 3] with weights (1, -1) is [2, -2] where the weighted values vote."""
     values = [torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 3.0]]])]
     sources = [Pair(value, torch.ones(1, 1, 1)) for value in values]
     ties = method_by_id("ties")

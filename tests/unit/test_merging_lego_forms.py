@@ -93,7 +93,7 @@ def test_twins_of_opposite_sign_do_not_cancel() -> None:
 
 
 def test_the_product_of_half_products_is_blind_to_the_sign() -> None:
-    """Which is why it serves to cluster by, and not to align by (merging.md 1.3)."""
+    """Which is why it serves to cluster by, and not to align by."""
     one = pairs(1)[0]
     turned = regauged(one, torch.diag(torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0])))
     grams = [unit_gram(pool_of([pair], torch.ones(2, 1), "raw"), "joint", gauge_fixed=True) for pair in (one, turned)]

@@ -81,7 +81,7 @@ def test_tsv_leaves_orthogonal_sources_as_they_are() -> None:
 
 
 def test_iso_makes_every_direction_equally_strong_and_adds_none() -> None:
-    """[M] of merging.md 4: averaging over the null space too, as the dense code does, would give rank min(d)."""
+    """Averaging over the null space too, as the dense code does, would give rank min(d)."""
     weights = [0.9, 0.4, 0.7]
     total = sum(w * pair.double().delta()[0] for w, pair in zip(weights, pairs(), strict=True))
     found, before = spectrum(run("iso", pairs(), weights)), torch.linalg.svdvals(total)

@@ -1,6 +1,6 @@
 """The stages of training: encoders with throw-away heads, the vision adapter, the speech adapter, both inputs at once.
 
-The order is Phi-4-multimodal's (routing.md 2.1) and so is what moves in each; the text decoder never does. The sound
+The order is Phi-4-multimodal's and so is what moves in each; the text decoder never does. The sound
 encoder and its speech head stay as they are in the last stage, which trains the vision adapter and the head of its own
 that sounds beside pictures pass through.
 """

@@ -142,7 +142,7 @@ def _opened(path: Path, selected: str | None, nested: tuple[str, ...] = ()) -> B
 def nested_adapters(path: Path) -> Mapping[str, Path]:
     """The folders `<name>-lora` of a model's folder that hold weights, by name; none where the folder is an adapter's.
 
-    Phi-4-multimodal keeps a copy of its adapters so. Source: routing.md 2.3.
+    Phi-4-multimodal keeps a copy of its adapters so.
     """
     if not path.is_dir() or any((path / name).is_file() for name in (CONFIG, *WEIGHT_NAMES)):
         return {}

@@ -1,7 +1,7 @@
 """Read one adapter out of a LoRWeB basis: `lorweb_model.safetensors#3` is its third, an ordinary LoRA of rank r.
 
-Asked before every other dialect, because such a file looks like a diffusers one and would do nothing as such
-(visual-analogy.md 3.2). The basis as a whole is no adapter: a pair of pictures mixes it, which the analogy room does.
+Asked before every other dialect, because such a file looks like a diffusers one and would do nothing as such.
+The basis as a whole is no adapter: a pair of pictures mixes it, which the analogy room does.
 """
 
 from __future__ import annotations
