@@ -32,6 +32,7 @@ KNOBS = {f"{method.id}-{name}" for method in methods().values() for name in meth
 POOLS = {"weight-0": "a slider for each adapter", "remove-0": "✕", "gain-0": "1, 2, 3 …"}
 """Controls that come once for each adapter, by the id of the first; the others are `REPEATED`."""
 REPEATED = re.compile(r"(weight|remove|gain)-[1-9]\d*")
+MOST_VALUES = 7  # of a handler, self and token among them
 FOLDERS = ("compose", "judge", "route", "pictures", "lessons")
 rooms = pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.id)
 
@@ -173,3 +174,16 @@ def test_every_handler_is_a_function_that_a_test_can_call(page: Page) -> None:
         name = name_of(listener)
         assert name.rpartition(".")[2].startswith("on_"), f"{name}: handlers are called on_…"
         assert "<" not in name, f"{name}: a handler is a method, no function within another"
+
+
+def test_no_handler_takes_what_controls_hold_by_place() -> None:
+    for path in sorted((ROOT / "studio" / "ui").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                where, rest = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node.args.vararg
+                passed_on = rest is not None and isinstance(rest.annotation, ast.Attribute)  # a decorator's P.args
+                assert rest is None or passed_on, (
+                    f"{where} takes *{rest.arg}: make it a form, see studio/ui/shell/forms"
+                )
+                many = node.name.startswith("on_") and len(node.args.args) > MOST_VALUES
+                assert not many, f"{where} takes {len(node.args.args)} values: make them a form"

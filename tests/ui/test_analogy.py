@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from studio.recipes.recipe import Source
 from studio.session.store import Sessions, Settings
 from studio.ui.pictures.analogy import atlas, models
 from studio.ui.pictures.analogy.atlas import BRINGS, MOVES
+from studio.ui.pictures.analogy.other import KontextForm
 from studio.ui.pictures.analogy.page import AnalogyPanel
 from studio.ui.pictures.analogy.room import Drawing
 from studio.ui.shell.panel import Shared
@@ -246,11 +248,10 @@ def test_another_model_is_opened_after_its_terms(panel: AnalogyPanel, token: str
     basis = lorweb_folder(tmp_path / "lorweb", pipeline.transformer, clip_folder(tmp_path / "clip")).parent
     base, other = str(tmp_path / "base"), panel.other
     assert "not stated" in other.on_named(token, base, str(basis), "")
-    wish = (base, str(basis), "")
-    told = ("none", False, "make it blue", 2.5, 64)
+    form = KontextForm(base, str(basis), "", False, "none", False, "make it blue", 2.5, 64)
     with pytest.raises(gr.Error, match=r"tick the box"):
-        last(other.on_open(token, *wish, False, *told))
-    updates = last(other.on_open(token, *wish, True, *told))
+        last(other.on_open(token, form))
+    updates = last(other.on_open(token, replace(form, accept=True)))
     assert [updates[gain]["visible"] for gain in panel.space.gains].count(True) == 4
     panel.space.on_field("steps", token, 2)
     blue = drawn(panel, token)

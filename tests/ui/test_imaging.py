@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import pytest
 from studio.formats import save_adapter
 from studio.recipes.recipe import Source
 from studio.session.store import Sessions, Settings
+from studio.ui.pictures.image.form import DrawForm, GridForm
 from studio.ui.pictures.image.page import ImagePanel
 from studio.ui.shell.panel import Shared
 from studio.ui.shell.warm_up import WarmUp
 from tests.image_bases import quiet, whole_sd
 from tests.pipelines import adapter_for
 
-TOLD = ("make it blue", 2, 2.0, 0, 16)  # prompt, steps, guidance, seed, pixels
+WISH = DrawForm(base="", accept=False, edit="", prompt="make it blue", steps=2, guidance=2.0, seed=0, size=16)
+GRID = GridForm(**asdict(WISH), first="grayscale", second="blur", low=0, high=1, count=2)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def drawn(updates: Iterator[dict[Any, Any]], into: Any) -> list[Any]:
 
 def test_the_embedded_model_draws_its_own_adapters(panel: ImagePanel, token: str) -> None:
     with pytest.raises(gr.Error):
-        list(panel.on_draw(token, "", False, None, *TOLD))
+        list(panel.on_draw(token, WISH))
     panel.shared.workspace(token).add(Source(path="loom:math"))
     assert "On the desk: math. They are for a text model." in panel.on_workspace(token)[panel.note]
     *_, updates = panel.on_bring(token)
@@ -55,16 +57,16 @@ def test_the_embedded_model_draws_its_own_adapters(panel: ImagePanel, token: str
     named = panel.on_workspace(token)
     assert "grayscale, blur" in named[panel.note]
     assert named[panel.first]["value"] == "grayscale"
-    row = drawn(panel.on_draw(token, "", False, "", *TOLD), panel.row)
+    row = drawn(panel.on_draw(token, WISH), panel.row)
     assert [title for _, title in row] == ["base", "grayscale", "blur", "merge"]
     colour, grey = (float(np.ptp(np.asarray(row[k][0], float), axis=2).mean()) for k in (0, 1))
     assert grey < 0.6 * colour  # the LoRA alone does its edit
-    cells = drawn(panel.on_grid(token, "", False, "", *TOLD, "grayscale", "blur", 0, 1, 2), panel.grid)
+    cells = drawn(panel.on_grid(token, GRID), panel.grid)
     assert [title for _, title in cells][1] == "1 · 0"
     assert [picture.tobytes() for picture, _ in cells[:3]] == [picture.tobytes() for picture, _ in row[:3]]
-    for wrong in (("blur", "blur", 0, 1, 2), ("blur", "none", 0, 1, 2), ("blur", "grayscale", None, 1, 2)):
+    for wrong in ({"first": "blur"}, {"second": "none"}, {"low": None}):
         with pytest.raises(gr.Error):
-            list(panel.on_grid(token, "", False, "", *TOLD, *wrong))
+            list(panel.on_grid(token, replace(GRID, **wrong)))
 
 
 def test_a_folder_of_diffusers_draws_ordinary_loras(panel: ImagePanel, token: str, tmp_path: Path) -> None:
@@ -75,12 +77,12 @@ def test_a_folder_of_diffusers_draws_ordinary_loras(panel: ImagePanel, token: st
     quieter = {n: replace(m, scaling=m.scaling * 0.02) for n, m in made.modules.items()}
     saved = save_adapter(replace(made, modules=quieter), tmp_path / "lora", "diffusers")
     workspace.add(Source(path=str(saved), name="lora"))
-    row = drawn(panel.on_draw(token, str(tmp_path / "base"), False, None, *TOLD), panel.row)
+    row = drawn(panel.on_draw(token, replace(WISH, base=str(tmp_path / "base"))), panel.row)
     assert [title for _, title in row] == ["base", "lora", "merge"]
     assert row[0][0].size == (16, 16)
     assert row[0][0].tobytes() != row[1][0].tobytes() == row[2][0].tobytes()  # one adapter at weight 1
     with pytest.raises(gr.Error, match=r"terms|tick the box"):
-        list(panel.on_draw(token, "black-forest-labs/FLUX.1-Kontext-dev", False, None, *TOLD))
+        list(panel.on_draw(token, replace(WISH, base="black-forest-labs/FLUX.1-Kontext-dev")))
 
 
 def test_the_controls_are_those_of_the_base(panel: ImagePanel, token: str) -> None:
@@ -108,7 +110,7 @@ def test_the_controls_are_those_of_the_base(panel: ImagePanel, token: str) -> No
 
 def test_a_base_that_cannot_be_opened_leaves_no_busy_note(panel: ImagePanel, token: str, tmp_path: Path) -> None:
     list(panel.on_bring(token))
-    updates = panel.on_draw(token, str(tmp_path), False, None, *TOLD)
+    updates = panel.on_draw(token, replace(WISH, base=str(tmp_path)))
     said = [next(updates)]
     with pytest.raises(gr.Error, match=r"model_index\.json"):
         said.extend(updates)
@@ -119,7 +121,7 @@ def test_a_base_that_cannot_be_opened_leaves_no_busy_note(panel: ImagePanel, tok
 
 def test_a_drawing_can_be_stopped_and_its_pictures_stay(panel: ImagePanel, token: str) -> None:
     list(panel.on_bring(token))
-    updates = panel.on_grid(token, "", False, "", *TOLD, "grayscale", "blur", 0, 1, 6)
+    updates = panel.on_grid(token, replace(GRID, count=6))
     shown: list[Any] = []
     for update in updates:
         if panel.grid in update and update[panel.grid]["value"]:
@@ -133,9 +135,9 @@ def test_a_drawing_can_be_stopped_and_its_pictures_stay(panel: ImagePanel, token
 
 def test_a_newer_drawing_ends_the_older_and_keeps_its_own_words(panel: ImagePanel, token: str) -> None:
     list(panel.on_bring(token))
-    older = panel.on_grid(token, "", False, "", *TOLD, "grayscale", "blur", 0, 1, 6)
+    older = panel.on_grid(token, replace(GRID, count=6))
     next(older)
-    assert len(drawn(panel.on_draw(token, "", False, "", *TOLD), panel.row)) == 4
+    assert len(drawn(panel.on_draw(token, WISH), panel.row)) == 4
     *_, last = older
     assert panel.halt not in last
 
@@ -147,5 +149,5 @@ def test_a_shared_studio_opens_no_bases(tmp_path: Path) -> None:
     token = sessions.enter(None)[0].token
     list(panel.on_bring(token))
     with pytest.raises(gr.Error) as caught:
-        list(panel.on_draw(token, "/etc", False, None, *TOLD))
+        list(panel.on_draw(token, replace(WISH, base="/etc")))
     assert "shared" in caught.value.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,47 @@ from studio.learning.learners import learners
 from studio.recipes.presets import load_preset
 from studio.text.skills import items
 from studio.ui.compose.learn import curves
+from studio.ui.compose.learn.form import LearnForm
 from studio.ui.compose.learn.job import Training
 from studio.ui.compose.learn.page import LearningPanel
 from studio.ui.judge import table
+from studio.ui.judge.form import SweepForm
 from studio.ui.judge.page import ScoringPanel, learned_in
 from studio.ui.shell import task_choices
 from studio.ui.shell.page import Page
 from tests.contract.contract import UNSIGNED
 from tests.ui.conftest import MakeGate
 
-QUICK = {
-    "shape": "free",
-    "grain": "module",
-    "init": "constant",
-    "rate": 5e-2,
-    "steps": 3,
-    "batch": 2,
-    "l1": 0,
-    "seed": 0,
-}
-RECYCLE = (2, "score", False)
-SWEEP = (["cat"], "1; 0.5", "1", "0", "", "")
+SUMS = "math+shout:train"
+QUICK = LearnForm(
+    learner="soup",
+    examples=SUMS,
+    count=6,
+    shape="free",
+    grain="module",
+    init="constant",
+    rate=5e-2,
+    steps=3,
+    batch=2,
+    l1=0,
+    seed=0,
+    keep=2,
+    by="score",
+    pooled=False,
+)
+SWEEP = SweepForm(
+    adapters=["math", "shout"],
+    tasks=["math:test"],
+    count=2,
+    own="",
+    with_current=False,
+    methods=["cat"],
+    weights="1; 0.5",
+    scales="1",
+    seeds="0",
+    knob="",
+    values="",
+)
 
 
 @pytest.fixture
@@ -64,16 +85,12 @@ def whole(updates: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
     return found
 
 
-SUMS = "math+shout:train"
+def learn(page: Page, token: str, **fields: Any) -> dict[Any, Any]:
+    return whole(learning(page).on_learn(token, replace(QUICK, **fields)))
 
 
-def learn(page: Page, token: str, learner: str = "soup", examples: str = SUMS, **knobs: Any) -> dict[Any, Any]:
-    given = {**QUICK, **knobs}
-    return whole(learning(page).on_learn(token, learner, examples, 6, *given.values(), *RECYCLE))
-
-
-def judge(page: Page, token: str, names: list[str], tasks: list[str], with_current: bool = False, own: str = "") -> Any:
-    return whole(scoring(page).on_judge(token, names, tasks, 2, own, with_current, *SWEEP))
+def judge(page: Page, token: str, **fields: Any) -> dict[Any, Any]:
+    return whole(scoring(page).on_judge(token, replace(SWEEP, **fields)))
 
 
 def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) -> None:
@@ -92,12 +109,12 @@ def test_a_soup_is_written_into_the_recipe_and_undone(page: Page, token: str) ->
 
 def test_a_run_is_stopped_and_goes_on(page: Page, token: str, gate: MakeGate) -> None:
     second = gate(Training, "_seen", 2)
-    steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *{**QUICK, "steps": 9}.values(), *RECYCLE)
+    steps = learning(page).on_learn(token, replace(QUICK, steps=9))
     next(steps)
     run = learning(page).run(token)
     assert run
     with pytest.raises(gr.Error, match="Stop it first"):
-        next(learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE))
+        next(learning(page).on_learn(token, QUICK))
     while not second.is_reached:
         next(steps)
     learning(page).on_stop(token)
@@ -133,7 +150,7 @@ def test_every_learner_is_offered_and_writes_the_recipe(page: Page, token: str, 
     assert (learners()[id].label, id) in learning(page).learner.choices
     updates = learning(page).on_learner(id)
     assert updates[learning(page).shape]["interactive"] == ("parameterisation" in learners()[id].uses)
-    said = learn(page, token, id, shape=learners()[id].settings.parameterisation)[learning(page).state]
+    said = learn(page, token, learner=id, shape=learners()[id].settings.parameterisation)[learning(page).state]
     assert learners()[id].objective in said
     assert page.shared.workspace(token).recipe.name == f"learned: {id}"
 
@@ -141,7 +158,7 @@ def test_every_learner_is_offered_and_writes_the_recipe(page: Page, token: str, 
 def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str, gate: MakeGate) -> None:
     workspace = page.shared.workspace(token)
     first = gate(Training, "_seen")
-    steps = learning(page).on_learn(token, "soup", "math+shout:train", 6, *QUICK.values(), *RECYCLE)
+    steps = learning(page).on_learn(token, QUICK)
     next(steps)
     workspace.remove(1)
     left = workspace.recipe
@@ -153,23 +170,21 @@ def test_adapters_exchanged_meanwhile_are_not_overwritten(page: Page, token: str
 
 
 @pytest.mark.parametrize(
-    ("learner", "examples", "knobs", "said"),
+    ("fields", "said"),
     [
-        ("magic", "math:train", {}, "learner"),
-        ("soup", "", {}, "No examples"),
-        ("soup", "nowhere", {}, "no task"),
-        ("soup", "own:../../etc/passwd", {}, "no longer here"),
-        ("soup", "math:train", {"steps": 10**9}, "Steps"),
-        ("soup", "math:train", {"steps": None}, "Steps"),
-        ("soup", "math:train", {"rate": float("nan")}, "rate"),
-        ("soup", "math:train", {"shape": "softmax", "grain": "rank"}, "rank"),
+        ({"learner": "magic"}, "learner"),
+        ({"examples": ""}, "No examples"),
+        ({"examples": "nowhere"}, "no task"),
+        ({"examples": "own:../../etc/passwd"}, "no longer here"),
+        ({"steps": 10**9}, "Steps"),
+        ({"steps": None}, "Steps"),
+        ({"rate": float("nan")}, "rate"),
+        ({"shape": "softmax", "grain": "rank"}, "rank"),
     ],
 )
-def test_what_cannot_be_learned_says_why(
-    page: Page, token: str, learner: str, examples: str, knobs: dict[str, Any], said: str
-) -> None:
+def test_what_cannot_be_learned_says_why(page: Page, token: str, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(gr.Error) as caught:
-        learn(page, token, learner, examples, **knobs)
+        learn(page, token, **{"examples": "math:train", **fields})
     assert said in f"{caught.value.title} {caught.value.message}"
 
 
@@ -183,8 +198,7 @@ def test_learned_rows_never_stand_alone(
     own.write_text("\n".join(lines))
     value = learning(page).on_upload(token, str(own))["value"]
     learn(page, token, examples=value)
-    judge_own = scoring(page).on_judge(token, ["math", "shout"], [value], 50, "", True, [], "", "1", "0", "", "")
-    found = whole(judge_own)
+    found = judge(page, token, tasks=[value], count=50, with_current=True, methods=[], weights="")
     run = scoring(page).run(token)
     assert run
     kinds = [(row.entry.name, row.entry.kind) for row in run.rows]
@@ -209,7 +223,7 @@ def test_learned_rows_never_stand_alone(
 
 def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> None:
     workspace = page.shared.workspace(token)
-    found = judge(page, token, ["math", "shout"], ["math+shout:test"])
+    found = judge(page, token, tasks=["math+shout:test"])
     run = scoring(page).run(token)
     assert run
     assert [row.entry.name for row in run.rows] == ["base", "math", "shout", "cat 1,1", "cat 0.5,0.5"]
@@ -228,9 +242,7 @@ def test_rows_open_as_recipes_and_files_hold_them(page: Page, token: str) -> Non
 
 
 def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
-    sweep = ([UNSIGNED[0], "cat"], "1,-1", "1", "0", "", "")
-    given = (["math", "shout"], ["math:test"], 2, "math=math:kept", False)
-    whole(scoring(page).on_judge(token, *given, *sweep))
+    judge(page, token, own="math=math:kept", methods=[UNSIGNED[0], "cat"], weights="1,-1")
     run = scoring(page).run(token)
     assert run
     refused = [row for row in run.rows if row.refused]
@@ -242,8 +254,7 @@ def test_a_refused_merge_is_a_row(page: Page, token: str) -> None:
 
 
 def test_regmean_is_a_row_that_opens(page: Page, token: str) -> None:
-    sweep = (["regmean"], "1", "1", "0", "", "")
-    whole(scoring(page).on_judge(token, ["math", "shout"], ["math:test"], 2, "", False, *sweep))
+    judge(page, token, methods=["regmean"])
     run = scoring(page).run(token)
     assert run
     assert run.rows[-1].entry.name == "RegMean, own data"
@@ -255,25 +266,23 @@ def test_regmean_is_a_row_that_opens(page: Page, token: str) -> None:
     np.testing.assert_allclose(opened.delta(name), merged.delta(name), atol=1e-5)
     page.shared.workspace(token).load(load_preset("04-two-voices"), "preset")
     with pytest.raises(gr.Error, match="own training questions"):
-        whole(scoring(page).on_judge(token, ["shakespeare"], ["shakespeare"], 2, "", False, *sweep))
+        judge(page, token, adapters=["shakespeare"], tasks=["shakespeare"], methods=["regmean"])
 
 
 @pytest.mark.parametrize(
-    ("names", "tasks", "sweep", "said"),
+    ("fields", "said"),
     [
-        ([], ["math:test"], SWEEP, "No adapter"),
-        (["math"], [], SWEEP, "No task"),
-        (["math"], ["math:test"], (["cat"], "x", "1", "0", "", ""), "list of numbers"),
-        (["math"], ["math:test"], (["cat"], "1,2", "1", "0", "", ""), "2 weights for 1"),
-        (["math"], ["math:test"], (["cat"], "1", ",".join(map(str, range(99))), "0", "", ""), "99 rows"),
-        (["math"], ["math:test"], (["cat"], "1", "1", "0", "density", "1"), "density"),
+        ({"adapters": []}, "No adapter"),
+        ({"tasks": []}, "No task"),
+        ({"weights": "x"}, "list of numbers"),
+        ({"weights": "1,2"}, "2 weights for 1"),
+        ({"weights": "1", "scales": ",".join(map(str, range(99)))}, "99 rows"),
+        ({"weights": "1", "knob": "density", "values": "1"}, "density"),
     ],
 )
-def test_what_cannot_be_judged_says_why(
-    page: Page, token: str, names: list[str], tasks: list[str], sweep: Any, said: str
-) -> None:
+def test_what_cannot_be_judged_says_why(page: Page, token: str, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(gr.Error) as caught:
-        whole(scoring(page).on_judge(token, names, tasks, 2, "", False, *sweep))
+        judge(page, token, **{"adapters": ["math"], **fields})
     assert said in f"{caught.value.title} {caught.value.message}"
 
 

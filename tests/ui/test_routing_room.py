@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,30 @@ from studio.routing.comparison import BASELINES
 from studio.routing.kinds import kinds, trainable
 from studio.routing.router import load_router
 from studio.ui.route import markup as router_markup
+from studio.ui.route.form import RouteForm
 from studio.ui.route.job import Routing
 from studio.ui.route.page import RoutingPanel
 from studio.ui.shell import plots
 from studio.ui.shell.page import Page
 from tests.ui.conftest import MakeGate
 
-# k, omega, kind, granularity, features, with base, seed, M, entropy, rate, steps, batch
-ORDER = (2, 1.0, "remix", "sequence", "embedding", True, 0, 2, 0.01, 0.1, 3, 2)
 TASKS = ["math", "shout", "math+shout"]
+QUICK = RouteForm(
+    tasks=TASKS,
+    count=4,
+    kind="remix",
+    k=2,
+    omega=1.0,
+    grain="sequence",
+    reads="embedding",
+    with_base=True,
+    samples=2,
+    entropy=0.01,
+    rate=0.1,
+    steps=3,
+    batch=2,
+    seed=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +65,7 @@ def last(updates: Iterator[Any]) -> Any:
 @pytest.fixture(scope="module")
 def done(room: RoutingPanel, token: str) -> dict[Any, Any]:
     """The last picture of a short run."""
-    return last(room.on_train(token, TASKS, 4, *ORDER))
+    return last(room.on_train(token, QUICK))
 
 
 def test_opening_lists_what_the_workspace_can_be_asked(room: RoutingPanel, token: str) -> None:
@@ -112,10 +128,10 @@ def test_a_stopped_run_goes_on(page: Page, room: RoutingPanel, gate: MakeGate) -
     token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
     second = gate(Routing, "_seen", 2)
-    run = room.on_train(token, ["math", "shout"], 4, *ORDER[:-2], 50, 2)
+    run = room.on_train(token, replace(QUICK, tasks=["math", "shout"], steps=50))
     next(run)
     with pytest.raises(gr.Error, match="Stop it first"):
-        next(room.on_train(token, TASKS, 4, *ORDER))
+        next(room.on_train(token, QUICK))
     while not second.is_reached:
         next(run)
     assert "Step" in room.run(token).status
@@ -136,7 +152,7 @@ def test_a_router_whose_end_nobody_saw_is_there_when_the_page_is_opened(page: Pa
     session, _ = page.shared.sessions.enter(None)
     token, workspace = session.token, session.workspace
     workspace.load(load_preset("01-shouted-sums"), "preset")
-    next(room.on_train(token, TASKS, 4, *ORDER))  # and the page is closed
+    next(room.on_train(token, QUICK))  # and the page is closed
     room.run(token).job.result()
     fresh = last(room.on_open(token, None))
     assert "Done after" in fresh[room.state]
@@ -152,7 +168,7 @@ def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPane
     file.write_text("".join(json.dumps({"prompt": f"q{i}", "answer": "a"}) + "\n" for i in range(3)))
     update = room.on_upload(token, str(file), ["math"])
     assert update["value"] == ["math", "own:mine.jsonl"]
-    found = last(room.on_train(token, ["own:mine.jsonl"], 3, *ORDER))
+    found = last(room.on_train(token, replace(QUICK, tasks=["own:mine.jsonl"], count=3)))
     assert "Right choice" not in found[room.figures]
     file.write_text("no json")
     with pytest.raises(gr.Error, match="Expecting value"):
@@ -160,24 +176,21 @@ def test_an_upload_becomes_a_task_of_unknown_truth(page: Page, room: RoutingPane
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
-    [(0, 99, "k cannot be 99"), (0, None, "k: the field is empty"), (1, 0.0, "omega"), (2, "uniform", "router"),
-     (2, "x", "router"),
-     (3, "x", "granularity"), (4, "x", "features"), (7, 1, "M cannot be"),
-     (9, float("nan"), "rate"), (10, 10**9, "Steps"), (11, "8", "batch")],
+    ("field", "value", "said"),
+    [("k", 99, "k cannot be 99"), ("k", None, "k: the field is empty"), ("omega", 0.0, "omega"),
+     ("kind", "uniform", "router"), ("kind", "x", "router"), ("grain", "x", "granularity"), ("reads", "x", "features"),
+     ("samples", 1, "M cannot be"), ("rate", float("nan"), "rate"), ("steps", 10**9, "Steps"), ("batch", "8", "batch")],
 )  # fmt: skip
-def test_bad_controls_are_messages(room: RoutingPanel, token: str, place: int, value: object, said: str) -> None:
-    request = [*ORDER]
-    request[place] = value
+def test_bad_controls_are_messages(room: RoutingPanel, token: str, field: str, value: Any, said: str) -> None:
     with pytest.raises(gr.Error) as caught:
-        last(room.on_train(token, TASKS, 4, *request))
+        last(room.on_train(token, replace(QUICK, **{field: value})))
     assert said.lower() in f"{caught.value.title} {caught.value.message}".lower()
 
 
 @pytest.mark.parametrize("tasks", [[], None, ["code"], ["own:none.jsonl"], [3]])
-def test_tasks_that_do_not_fit_are_messages(room: RoutingPanel, token: str, tasks: object) -> None:
+def test_tasks_that_do_not_fit_are_messages(room: RoutingPanel, token: str, tasks: Any) -> None:
     with pytest.raises(gr.Error):
-        last(room.on_train(token, tasks, 4, *ORDER))
+        last(room.on_train(token, replace(QUICK, tasks=tasks)))
 
 
 def test_there_is_nothing_to_judge_before_a_run(page: Page, room: RoutingPanel) -> None:
@@ -189,7 +202,7 @@ def test_there_is_nothing_to_judge_before_a_run(page: Page, room: RoutingPanel) 
 def test_an_empty_workspace_has_nothing_to_choose(page: Page, room: RoutingPanel) -> None:
     token = page.shared.sessions.enter(None)[0].token
     with pytest.raises(gr.Error, match="two adapters"):
-        last(room.on_train(token, TASKS, 4, *ORDER))
+        last(room.on_train(token, QUICK))
 
 
 def test_the_slider_tells_the_collapse(room: RoutingPanel) -> None:

@@ -14,7 +14,7 @@ from studio.learning.coefficients import Granularity, Init, Parameterisation, Se
 from studio.learning.learners import learners
 from studio.learning.registry import Selection
 from studio.text.skills import SKILLS
-from studio.ui.judge.page import MAX_ROWS
+from studio.ui.judge.form import MAX_ROWS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "learning.md").read_text(encoding="utf-8")
 ROWS = {name: rest for name, rest in re.findall(r"^\| `(--[a-z0-9-]+)` \|([^|]*)\|", TEXT, flags=re.MULTILINE)}

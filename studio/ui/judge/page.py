@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,21 @@ import gradio as gr
 
 from studio.core.errors import Cancelled, LoomError
 from studio.core.files import write_atomic
-from studio.evaluation.scoreboard import Board, read_sweep
-from studio.evaluation.tasks import Task
+from studio.evaluation.scoreboard import Board
 from studio.merging import methods
-from studio.recipes.recipe import Recipe
 from studio.session.session import Session
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn.job import LEARNING, Result, open_base
 from studio.ui.judge import table
-from studio.ui.judge.job import SCORING, Question, ScoringJob, chosen
+from studio.ui.judge.form import REGMEAN, SweepForm
+from studio.ui.judge.job import SCORING, ScoringJob
 from studio.ui.shell import markup, task_choices
+from studio.ui.shell.forms import submits
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.room import Room
 
 _PAUSE = 0.5
-REGMEAN = "regmean"  # no registered method: it needs activations
 _REGMEAN_TITLE = "RegMean: from each skill's own questions"
-MAX_ROWS = 60
-"""Swept rows on the page; the command line judges any number."""
 
 
 _FIRST = (
@@ -105,8 +102,6 @@ class ScoringPanel:
         shown = [self.state, self.table, self.plot, self.bar, self.open, self.csv, self.json, self.judge, self.halt]
         shown.append(self.filled)
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
-        sweep = [self.methods, self.weights, self.scales, self.seeds, self.knob, self.values]
-        given = [token, self.adapters, self.tasks, self.count, self.own, self.with_current, *sweep]
         tab.select(
             self.on_open,
             [token, self.tasks, self.methods, self.filled],
@@ -115,7 +110,7 @@ class ScoringPanel:
         )
         self.methods.input(self.on_methods, [self.methods], self.knob, **EDIT)
         self.upload.upload(self.on_upload, [token, self.upload, self.tasks], self.tasks, **PRIVATE)
-        self.judge.click(self.on_judge, given, shown, **live)
+        self.judge.click(**submits(self.on_judge, SweepForm, self, token), outputs=shown, **live)
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
         self.open.input(self.on_row, [token, self.open], [*every, self.state], **EDIT)
 
@@ -163,16 +158,16 @@ class ScoringPanel:
         return gr.update(choices=task_choices.choices(workspace, ("test", "kept")), value=chosen_tasks)
 
     @shows_errors_while
-    def on_judge(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
+    def on_judge(self, token: str, form: SweepForm) -> Iterator[dict[Any, Any]]:
         """Begin a judging and show it."""
         session = self.shared.session(token)
-        run = session.runs.begin(SCORING, partial(self._ordered, session, *given))
+        run = session.runs.begin(SCORING, partial(self._ordered, session, form))
         yield from self.follow(token, run)
 
-    def _ordered(self, session: Session, *given: Any) -> ScoringJob:
+    def _ordered(self, session: Session, form: SweepForm) -> ScoringJob:
         """The judging that the controls spell."""
         workspace, sessions = session.workspace, self.shared.sessions
-        question = _question(workspace, learned_in(session), *given)
+        question = form.question(workspace, learned_in(session))
         return ScoringJob(workspace, sessions.places, partial(open_base, sessions, workspace), question)
 
     def run(self, token: str) -> ScoringJob | None:
@@ -264,69 +259,6 @@ def learned_in(session: Session) -> Result | None:
     run = session.runs.get(LEARNING)
     result = run.result if run is not None else None
     return result if result is not None and result.recipe.digest() == session.workspace.recipe.digest() else None
-
-
-def _question(
-    workspace: Workspace,
-    learned: Result | None,
-    names: list[str] | None,
-    tasks: list[str] | None,
-    count: Any,
-    own: str | None,
-    with_current: bool,
-    ids: list[str] | None,
-    *sweep: str | None,
-) -> Question:
-    """The question that the controls spell; whatever they hold is checked."""
-    names, tasks, ids = (_words(given) for given in (names, tasks, ids))
-    spelled = (text if isinstance(text, str) else "" for text in (own, *sweep))
-    own, weights, scales, seeds, knob, values = spelled
-    if not names:
-        raise LoomError("No adapter is chosen", next="put adapters on the desk and tick some")
-    if not tasks:
-        raise LoomError("No task is chosen", next="choose some, or upload a JSONL of prompts and answers")
-    if not isinstance(count, (int, float)) or not 1 <= count <= 10_000:
-        raise LoomError(f"{count!r} questions cannot be asked", next="choose 10 to 400")
-    sources, pins = chosen(workspace, names)
-    found = {task.name: task for task in (task_choices.task(workspace, value, int(count), 1) for value in tasks)}
-    relations = _own(workspace, [adapter.name for adapter in sources.adapters], own, int(count), found)
-    recipes: Sequence[Recipe] = ()
-    with_regmean = REGMEAN in ids
-    if with_regmean and len(task_choices.embedded(workspace)) < len(workspace.entries):
-        why = "it needs each adapter's own training questions, and knows those of the embedded skills"
-        raise LoomError("RegMean cannot be judged here", why, "take it off the methods, or use it from Python")
-    ids = [id for id in ids if id != REGMEAN]
-    if ids:
-        knobs = {knob: values} if knob and values.strip() else {}
-        swept = read_sweep(pins, ids, weights=weights, scales=scales or "1", seeds=seeds or "0", knobs=knobs)
-        recipes = swept.recipes()
-    if len(recipes) > MAX_ROWS:
-        raise LoomError(
-            f"The sweep has {len(recipes)} rows", f"the page judges {MAX_ROWS}", "try fewer values, or `studio score`"
-        )
-    current = workspace.recipe if with_current or learned else None
-    return Question(sources, pins, tuple(recipes), tuple(found.values()), relations, with_regmean, current, learned)
-
-
-def _words(given: Any) -> list[str]:
-    """What a list of choices holds; of anything else, nothing."""
-    return [word for word in given if isinstance(word, str)] if isinstance(given, list) else []
-
-
-def _own(workspace: Workspace, names: Sequence[str], text: str, count: int, tasks: dict[str, Task]) -> dict[str, str]:
-    """Each source's own task, added to the tasks: the embedded skills know theirs, the visitor says the others."""
-    status = {name: task for name, task in task_choices.own_tasks(workspace).items() if name in names}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in names:
-            raise LoomError(f"No chosen adapter is called {name!r}", f"there are {', '.join(names)}", "write name=task")
-        status[name] = value
-    found = {}
-    for name, value in status.items():
-        task = task_choices.task(workspace, value, count, 1)
-        tasks.setdefault(task.name, task)
-        found[name] = task.name
-    return found
 
 
 def _progress(run: ScoringJob) -> str:

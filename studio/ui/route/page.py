@@ -6,28 +6,27 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 
 from studio.core.errors import LoomError
-from studio.learning.fit import Schedule
 from studio.routing.answer import Writing, write
 from studio.routing.ess import collapse
 from studio.routing.kinds import kind_by_id, trainable
 from studio.routing.measures import Measures
-from studio.routing.router import BASE, Granularity, load_router
-from studio.routing.text import Reads, Shape
-from studio.routing.train import Settings
+from studio.routing.router import BASE, load_router
 from studio.session.workspace import Workspace
 from studio.text.decoding import Decoding
 from studio.text.skills import SKILLS
 from studio.ui.compose.learn.job import open_base
 from studio.ui.route import markup as router_markup
 from studio.ui.route.comparison import ComparisonPart
+from studio.ui.route.form import RouteForm
 from studio.ui.route.job import ROUTER, ROUTING, Ready, RouteRequest, Routing, choices, fitting, labelled, opened
 from studio.ui.shell import markup, task_choices
-from studio.ui.shell.fields import number, whole
+from studio.ui.shell.fields import number, texts, whole
+from studio.ui.shell.forms import submits
 from studio.ui.shell.job_panel import JobPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.plots import GREY, PALETTE
@@ -150,12 +149,10 @@ class RoutingPanel(JobPanel[Routing]):
         token = self.shared.token
         shown = [self.state, self.figures, self.plots, self.shares, self.start, self.halt, self.more, self.download]
         shown.append(self.filled)
-        shape = [self.k, self.omega, self.kind, self.grain, self.reads, self.with_base, self.seed]
-        given = [token, self.tasks, self.count, *shape, self.samples, self.entropy, self.rate, self.steps, self.batch]
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
         tab.select(self.on_open, [token, self.tasks, self.filled], [self.tasks, self.pick, *shown], **live)
         self.upload.upload(self.on_upload, [token, self.upload, self.tasks], self.tasks, **PRIVATE)
-        self.start.click(self.on_train, given, shown, **live)
+        self.start.click(**submits(self.on_train, RouteForm, self, token), outputs=shown, **live)
         self.more.click(self.on_resume, [token], shown, **live)
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
         self.beside.wire()
@@ -171,7 +168,7 @@ class RoutingPanel(JobPanel[Routing]):
         """The tab was opened: what the open adapters can be asked, and the run if one goes on."""
         workspace = self.shared.workspace(token)
         listed = choices(workspace)
-        kept = [task for task in _texts(chosen) if task in {value for _, value in listed}]
+        kept = [task for task in texts(chosen) if task in {value for _, value in listed}]
         questions = [
             (f"{SKILLS[name].title}: {_short(SKILLS[name].example.prompt)}", name) for name in fitting(workspace)
         ]
@@ -192,19 +189,19 @@ class RoutingPanel(JobPanel[Routing]):
         if not file:
             return {}
         value = task_choices.receive(workspace, file)
-        return gr.update(choices=choices(workspace), value=[*_texts(chosen), value])
+        return gr.update(choices=choices(workspace), value=[*texts(chosen), value])
 
     @shows_errors_while
-    def on_train(self, token: str, tasks: Any, count: Any, *given: Any) -> Iterator[dict[Any, Any]]:
+    def on_train(self, token: str, form: RouteForm) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), tasks, count, *given))
+        yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), form))
 
-    def _ordered(self, workspace: Workspace, tasks: Any, count: Any, *given: Any) -> Routing:
+    def _ordered(self, workspace: Workspace, form: RouteForm) -> Routing:
         """The run that the controls spell."""
         if len(workspace.recipe.sources) < 2:
             raise LoomError("There is nothing to choose", "a router needs two adapters", "add some, or open a preset")
-        shape, settings = _request(*given)
-        items = labelled(workspace, _texts(tasks), whole("Items", count, 2, 200), shape.seed, shape.k)
+        shape, settings = form.shape(), form.settings()
+        items = labelled(workspace, texts(form.tasks), whole("Items", form.count, 2, 200), shape.seed, shape.k)
         sessions = self.shared.sessions
         opening = partial(open_base, sessions, workspace)
         return Routing(workspace.adapters, sessions.places, opening, RouteRequest(items, shape, settings))
@@ -318,39 +315,6 @@ def _told(run: Routing) -> str:
         "Give it a prompt: the colours say who answered.",
         "good",
     )
-
-
-def _request(
-    k: Any,
-    omega: Any,
-    kind: Any,
-    grain: Any,
-    reads: Any,
-    with_base: Any,
-    seed: Any,
-    samples: Any,
-    entropy: Any,
-    rate: Any,
-    steps: Any,
-    batch: Any,
-) -> tuple[Shape, Settings]:
-    """Shape and settings that the controls spell; whatever they hold is checked."""
-    known = {"router": (kind, trainable()), "granularity": (grain, get_args(Granularity))}
-    known |= {"features": (reads, get_args(Reads))}
-    for what, (value, allowed) in known.items():
-        if value not in allowed:
-            raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
-    first, many = whole("The seed", seed, 0, 2**31 - 1), whole("Steps", steps, 1, 5000)
-    weight = number("ω", omega, -100, 100)
-    shape = Shape(whole("k", k, 1, 16), weight, kind, grain, reads, bool(with_base), first)
-    every = max(1, many // 10)
-    pace = number("The rate", rate, 1e-6, 10), many, whole("The batch", batch, 1, 256)
-    schedule = Schedule(*pace, check_every=every, patience=5000, seed=first)
-    return shape, Settings(whole("M", samples, 2, 64), number("Entropy", entropy, 0, 10), schedule=schedule)
-
-
-def _texts(value: Any) -> list[str]:
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def _short(prompt: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from studio.core.errors import LoomError
+
+Choice = TypeVar("Choice")
 
 
 def clamped(value: Any, low: float, high: float) -> float:
@@ -32,3 +34,21 @@ def number(what: str, value: Any, low: float, high: float) -> float:
 def whole(what: str, value: Any, low: int, high: int) -> int:
     """A field's value as a whole number; raises `LoomError` as `number` does."""
     return int(number(what, value, low, high))
+
+
+def one_of(what: str, value: object, known: Iterable[Choice]) -> Choice:
+    """A field's value as one of the choices; raises `LoomError` for what is none."""
+    for choice in known:
+        if choice == value:
+            return choice
+    raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
+
+
+def text(value: object) -> str:
+    """A field's text; of anything else, none."""
+    return value if isinstance(value, str) else ""
+
+
+def texts(value: object) -> list[str]:
+    """What a list of choices holds; of anything else, nothing."""
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

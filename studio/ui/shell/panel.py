@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import gradio as gr
 
@@ -17,7 +17,8 @@ from studio.session.workspace import Workspace
 from studio.ui.shell.warm_up import WarmUp
 
 Updates = Mapping[Any, Any]
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 # Handlers of the page are not an API: scripts use the command line or the Python face.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -87,7 +88,7 @@ class TabPanel(Protocol):
         """Connect the listeners."""
 
 
-def shows_errors(handler: Handler) -> Handler:
+def shows_errors(handler: Callable[Given, Answer]) -> Callable[Given, Answer]:
     """Let a handler raise `LoomError`: the visitor reads what happened, why, and what to do next.
 
     One that returns no updates changes nothing. A dropdown sends its input again when it loses the focus, so handlers
@@ -95,27 +96,27 @@ def shows_errors(handler: Handler) -> Handler:
     """
 
     @wraps(handler)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
         try:
             updates = handler(*args, **kwargs)
         except LoomError as error:
             raise as_message(error) from error
         return gr.skip() if updates == {} else updates  # Gradio takes an empty dict for one value of many
 
-    return guarded  # type: ignore[return-value]
+    return guarded
 
 
-def shows_errors_while(handler: Handler) -> Handler:
+def shows_errors_while(handler: Callable[Given, Iterator[Answer]]) -> Callable[Given, Iterator[Answer]]:
     """The same for a handler that yields."""
 
     @wraps(handler)
-    def guarded(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def guarded(*args: Given.args, **kwargs: Given.kwargs) -> Iterator[Answer]:
         try:
             yield from handler(*args, **kwargs)
         except LoomError as error:
             raise as_message(error) from error
 
-    return guarded  # type: ignore[return-value]
+    return guarded
 
 
 def as_message(error: LoomError) -> gr.Error:

@@ -9,17 +9,16 @@ from typing import Any, get_args
 import gradio as gr
 
 from studio.core.errors import LoomError
-from studio.learning.coefficients import Granularity, Init, Parameterisation
-from studio.learning.controls import TargetSettings
 from studio.learning.data import split
-from studio.learning.fit import Schedule
 from studio.learning.learners import learner_by_id, learners
-from studio.learning.registry import LearnRequest, Selection
+from studio.learning.registry import Selection
 from studio.session.workspace import Workspace
 from studio.ui.compose.learn import curves
+from studio.ui.compose.learn.form import LearnForm
 from studio.ui.compose.learn.job import LEARNING, Training, open_base
 from studio.ui.shell import markup, task_choices
-from studio.ui.shell.fields import number, whole
+from studio.ui.shell.fields import text, whole
+from studio.ui.shell.forms import submits
 from studio.ui.shell.job_panel import JobPanel
 from studio.ui.shell.panel import EDIT, PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.room import Room
@@ -126,14 +125,12 @@ class LearningPanel(JobPanel[Training]):
         token = self.shared.token
         shown = [self.state, self.heat, self.curve, self.start, self.halt, self.more, self.filled]
         every = [*shown, *self.shared.controls()]
-        knobs = [self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1, self.seed]
-        given = [token, self.learner, self.examples, self.count, *knobs, self.keep, self.by, self.pooled]
         live: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
         tab.select(self.on_open, [token, self.examples, self.filled], [self.examples, *every], **live)
         used = [self.recycling, self.shape, self.grain, self.init, self.rate, self.steps, self.batch, self.l1]
         self.learner.input(self.on_learner, [self.learner], used, **EDIT)
         self.upload.upload(self.on_upload, [token, self.upload], self.examples, **PRIVATE)
-        self.start.click(self.on_learn, given, every, **live)
+        self.start.click(**submits(self.on_learn, LearnForm, self, token), outputs=every, **live)
         self.more.click(self.on_resume, [token], every, **live)
         self.halt.click(self.on_stop, [token], self.halt, **EDIT)
 
@@ -178,23 +175,24 @@ class LearningPanel(JobPanel[Training]):
         return gr.update(choices=task_choices.choices(workspace, ("train",)), value=value)
 
     @shows_errors_while
-    def on_learn(self, token: str, *given: Any) -> Iterator[dict[Any, Any]]:
+    def on_learn(self, token: str, form: LearnForm) -> Iterator[dict[Any, Any]]:
         """Begin a run and show it."""
-        yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), *given))
+        yield from self.begin(token, partial(self._ordered, self.shared.workspace(token), form))
 
-    def _ordered(self, workspace: Workspace, *given: Any) -> Training:
+    def _ordered(self, workspace: Workspace, form: LearnForm) -> Training:
         """The run that the controls spell."""
         if not workspace.recipe.sources:
             raise LoomError("There is nothing to learn", "no adapter is on the desk", "add one, or start from a preset")
-        learner, examples, count, *knobs = given
-        request = _request(learner, *knobs)
-        if not isinstance(examples, str) or not examples:
+        request, examples = form.request(), text(form.examples)
+        if not examples:
             raise LoomError("No examples are chosen", next="choose some, or upload a JSONL of prompts and answers")
         if request.target and len(workspace.recipe.sources) >= 16:
             raise LoomError(
                 "The desk is full", "a target LoRA would be the 17th", "remove an adapter, or do without it"
             )
-        items = task_choices.task(workspace, examples, whole("The number of examples", count, 1, 10_000), request.seed)
+        items = task_choices.task(
+            workspace, examples, whole("The number of examples", form.count, 1, 10_000), request.seed
+        )
         if items.kind != "exact":
             raise LoomError(f"{items.name} has texts, no answers", next="give lines with a prompt and an answer")
         return Training(
@@ -251,39 +249,3 @@ def _told(run: Training, workspace: Workspace) -> str:
     return markup.message(
         f"{loss} {where} The Scoreboard judges it beside its controls, on questions it never saw.", "good"
     )
-
-
-def _request(
-    id: Any,
-    shape: Any,
-    grain: Any,
-    init: Any,
-    rate: Any,
-    steps: Any,
-    batch: Any,
-    l1: Any,
-    seed: Any,
-    keep: Any,
-    by: Any,
-    pooled: Any,
-) -> LearnRequest:
-    """The request that the controls spell; whatever they hold is checked."""
-    choices = {"learner": (id, learners()), "coefficients": (shape, get_args(Parameterisation))}
-    choices |= {"granularity": (grain, get_args(Granularity)), "selection": (by, get_args(Selection))}
-    choices |= {"start": (init, get_args(Init))}
-    for what, (value, known) in choices.items():
-        if not isinstance(value, str) or value not in known:
-            raise LoomError(f"There is no {what} {value!r}", next="choose one of the list")
-    learner, first = learner_by_id(id), whole("The seed", seed, 0, 2**31 - 1)
-    settings = learner.adjusted(
-        parameterisation=shape,
-        granularity=grain,
-        init=init,
-        l1=number("L1", l1, 0, 10),
-        rate=number("The rate", rate, 0, 10),
-        steps=whole("Steps", steps, 1, 5000),
-        batch=whole("The batch", batch, 1, 256),
-        seed=first,
-    )
-    target = TargetSettings(schedule=Schedule(3e-4, 400, seed=first)) if learner.select and pooled else None
-    return LearnRequest(learner, settings, whole("Adapters to select", keep, 1, 16), by, target)

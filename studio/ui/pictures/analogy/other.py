@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -19,15 +20,41 @@ from studio.ui.pictures.analogy.models import Opened
 from studio.ui.pictures.analogy.room import AnalogyRoom
 from studio.ui.pictures.analogy.space import SpacePanel
 from studio.ui.shell import markup
+from studio.ui.shell.forms import submits
 from studio.ui.shell.panel import EDIT, PRIVATE, shows_errors, shows_errors_while
 from studio.vision.export import OpenBasis
 from studio.vision.kontext import GUIDANCE, SIDE, Prompting
-from studio.vision.kontext_open import Placing, open_kontext
+from studio.vision.kontext_open import Offload, Placing, open_kontext
 from studio.vision.licences import require_accepted, terms_of
 from studio.vision.lorweb_file import encoder_of
 
 _BASE = "black-forest-labs/FLUX.1-Kontext-dev"
 _EMBEDDED_STEPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class KontextForm:
+    """The controls of `OtherPanel` by name, as they stand when a model is opened."""
+
+    base: str
+    basis: str
+    encoder: str
+    accept: bool
+    offload: Offload
+    float8: bool
+    prompt: str
+    guidance: float
+    side: float
+
+    @property
+    def placing(self) -> Placing:
+        """Where the model's parts are kept."""
+        return Placing("", self.offload, bool(self.float8))
+
+    @property
+    def prompting(self) -> Prompting:
+        """What it is told besides the pictures."""
+        return Prompting(self.prompt or "", self.guidance, int(self.side))
 
 
 class OtherPanel:
@@ -82,8 +109,7 @@ class OtherPanel:
         for field in (self.base, self.basis, self.encoder):
             field.blur(self.on_named, named, self.terms, **PRIVATE)
         changed = [self.note, steps, *space.gains, version]
-        wish = [*named, self.accept, self.offload, self.float8, self.prompt, self.guidance, self.side]
-        self.open.click(self.on_open, wish, changed, **PRIVATE)
+        self.open.click(**submits(self.on_open, KontextForm, self, token), outputs=changed, **PRIVATE)
         self.back.click(self.on_back, [token], changed, **PRIVATE)
         for trigger in (self.prompt.submit, self.guidance.release, self.side.release):
             trigger(self.on_told, [token, self.prompt, self.guidance, self.side], version, **EDIT)
@@ -97,20 +123,17 @@ class OtherPanel:
         return f"<ul class='terms'>{items}</ul>"
 
     @shows_errors_while
-    def on_open(
-        self, token: str, base: str, basis: str, encoder: str, is_accepted: bool, offload: Any, float8: bool,
-        prompt: str, guidance: float, side: float,
-    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+    def on_open(self, token: str, form: KontextForm) -> Iterator[dict[Any, Any]]:
         """Open the base with the basis in it, for all visitors of this studio."""
         self._local(token)
-        if not basis.strip():
+        base, basis = form.base.strip(), form.basis.strip()
+        if not basis:
             raise LoomError("No basis was named", next="give a LoRWeB folder or file")
-        file = find_lorweb(local_path(basis.strip()))
-        router = encoder.strip() or encoder_of(file)
-        require_accepted([base.strip(), str(file), router], is_accepted, "read them, then tick the box")
-        self.room.change(token, prompting=Prompting(prompt or "", guidance, int(side)))
-        work = partial(_open, base.strip(), file, encoder=router, placing=Placing("", offload, bool(float8)))
-        job = Job(work)
+        file = find_lorweb(local_path(basis))
+        router = form.encoder.strip() or encoder_of(file)
+        require_accepted([base, str(file), router], form.accept, "read them, then tick the box")
+        self.room.change(token, prompting=form.prompting)
+        job = Job(partial(_open, base, file, encoder=router, placing=form.placing))
         yield {self.note: markup.message(f"Opening {escape(base)}: a download or a load of many gigabytes…", "busy")}
         while not job.wait(1.0):
             pass

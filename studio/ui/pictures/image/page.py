@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
 from studio.core.adapter import Adapter
@@ -24,7 +23,9 @@ from studio.session.runs import Kind
 from studio.session.workspace import Workspace
 from studio.text.folders import EMBEDDED as TEXT
 from studio.ui.pictures.image.bases import Bases, Draws, brought
+from studio.ui.pictures.image.form import MOST, DrawForm, GridForm
 from studio.ui.shell import markup
+from studio.ui.shell.forms import submits
 from studio.ui.shell.panel import PRIVATE, Shared, shows_errors, shows_errors_while
 from studio.ui.shell.room import Room
 from studio.vision.licences import terms_of
@@ -32,7 +33,6 @@ from studio.vision.pipeline import BASE, STEPS, catalogue
 from studio.vision.preview import Stop, Variant, Wish, columns, grid
 
 _PATIENCE = 0.4
-_MOST = 6  # pictures on a side of the grid
 _ACROSS = 4  # pictures in a row, side by side
 _DIFFUSION_STEPS = 20
 _TOLD: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}  # the note says how far it is
@@ -47,25 +47,6 @@ _FIRST = (
         "LoRAs for SD 1.5, SDXL or FLUX need their base: a folder in diffusers' layout, or a Hub id.",
     ),
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The controls beside the pictures, as they stand."""
-
-    base: str | None
-    accept: bool
-    edit: str | None
-    prompt: str | None
-    steps: float
-    guidance: float
-    seed: float | None
-    size: float
-
-    def wish(self, is_ours: bool) -> Wish:
-        """What to draw; the embedded model is told by its example, not by words."""
-        prompt, size = ("an analogy", 0) if is_ours else (self.prompt or "", int(self.size))
-        return Wish(prompt, int(self.steps), float(self.guidance), int(self.seed or 0), size)
 
 
 class ImagePanel:
@@ -119,7 +100,7 @@ class ImagePanel:
             self.second = gr.Dropdown([], label="Down", info="weight of", min_width=120, elem_id="image-second")
             self.low = gr.Number(0.0, label="From", info="weight", min_width=70, elem_id="image-low")
             self.high = gr.Number(1.0, label="To", info="weight", min_width=70, elem_id="image-high")
-            self.count = gr.Slider(2, _MOST, 3, step=1, label="Steps a side", min_width=100, elem_id="image-count")
+            self.count = gr.Slider(2, MOST, 3, step=1, label="Steps a side", min_width=100, elem_id="image-count")
         self.lay = gr.Button("Draw the grid of two weights", size="sm", elem_id="image-lay")
         self.grid = gr.Gallery(
             label="Two weights", columns=3, height="auto", elem_id="image-grid", object_fit="contain", visible=False
@@ -136,10 +117,9 @@ class ImagePanel:
         for trigger in (self.base.blur, self.base.submit):
             trigger(self.on_base, given, fitted, **_TOLD)
         self.bring.click(self.on_bring, [token], [self.note, *self.shared.controls()], **_TOLD)
-        wish = [token, self.base, self.accept, self.edit, self.prompt, self.steps, self.guidance, self.seed, self.size]
-        self.draw.click(self.on_draw, wish, [self.row, self.hint, self.note, self.halt], **_TOLD)
-        knobs = [self.first, self.second, self.low, self.high, self.count]
-        self.lay.click(self.on_grid, [*wish, *knobs], [self.grid, self.hint, self.note, self.halt], **_TOLD)
+        rest = [self.hint, self.note, self.halt]
+        self.draw.click(**submits(self.on_draw, DrawForm, self, token), outputs=[self.row, *rest], **_TOLD)
+        self.lay.click(**submits(self.on_grid, GridForm, self, token), outputs=[self.grid, *rest], **_TOLD)
         self.halt.click(self.on_halt, [token], [self.halt], **_TOLD)
 
     @shows_errors
@@ -192,25 +172,23 @@ class ImagePanel:
         yield self.shared.refresh(workspace)
 
     @shows_errors_while
-    def on_draw(self, token: str, *told: Any) -> Iterator[dict[Any, Any]]:
+    def on_draw(self, token: str, form: DrawForm) -> Iterator[dict[Any, Any]]:
         """Base, every source alone, and the merge."""
         workspace = self._workspace(token)
         variants = columns([(adapter, 1.0) for adapter in workspace.adapters], workspace.compose().adapter)
-        yield from self._stream(token, Asked(*told), variants, self.row, columns=min(_ACROSS, len(variants)))
+        yield from self._stream(token, form, variants, self.row, columns=min(_ACROSS, len(variants)))
 
     @shows_errors_while
-    def on_grid(self, token: str, *told: Any) -> Iterator[dict[Any, Any]]:
+    def on_grid(self, token: str, form: GridForm) -> Iterator[dict[Any, Any]]:
         """Pictures over the weights of two adapters."""
-        *asked, first, second, low, high, count = told
         by_name = {adapter.name: adapter for adapter in self._workspace(token).adapters}
-        if first not in by_name or second not in by_name or first == second:
+        first, second = by_name.get(form.first or ""), by_name.get(form.second or "")
+        if first is None or second is None or first is second:
             raise LoomError("A grid needs two adapters", next="choose two different ones of the desk")
-        if low is None or high is None or not max(abs(low), abs(high)) <= 100:
-            raise LoomError("The weights are out of range", next="give two numbers between -100 and 100")
-        weights = np.linspace(low, high, min(max(int(count), 2), _MOST)).round(4).tolist()
-        rows = grid(by_name[first], by_name[second], weights, weights)
-        shape = {"columns": len(weights), "label": f"Weights: {first} across, {second} down"}
-        yield from self._stream(token, Asked(*asked), [v for row in rows for v in row], self.grid, **shape)
+        weights = form.weights()
+        rows = grid(first, second, weights, weights)
+        shape = {"columns": len(weights), "label": f"Weights: {first.name} across, {second.name} down"}
+        yield from self._stream(token, form, [v for row in rows for v in row], self.grid, **shape)
 
     @shows_errors
     def on_halt(self, token: str) -> Any:
@@ -221,12 +199,12 @@ class ImagePanel:
         return gr.update(interactive=False)
 
     def _stream(
-        self, token: str, asked: Asked, variants: Sequence[Variant], into: gr.Gallery, **shape: Any
+        self, token: str, form: DrawForm, variants: Sequence[Variant], into: gr.Gallery, **shape: Any
     ) -> Iterator[dict[Any, Any]]:
         """One picture after another into a gallery of this shape, until it is stopped or the workspace moves on."""
         workspace = self._workspace(token)
-        is_ours, opening = self._opening(workspace, asked)
-        wish = asked.wish(is_ours)
+        is_ours, opening = self._opening(workspace, form)
+        wish = form.wish(is_ours)
         stop = self._begin(token, workspace)
         found: list[tuple[Image.Image, str]] = []
         yield {self.note: markup.message("Opening the base…", "busy"), self.halt: gr.update(interactive=True)}
@@ -271,11 +249,11 @@ class ImagePanel:
             yield {self.note: markup.message(told, "busy")}
         return job.result()
 
-    def _opening(self, workspace: Workspace, asked: Asked) -> tuple[bool, Any]:
+    def _opening(self, workspace: Workspace, form: DrawForm) -> tuple[bool, Any]:
         """Whether the embedded model draws, and the work of opening the base."""
-        named = _base_of(workspace.adapters, asked.base)
+        named = _base_of(workspace.adapters, form.base)
         if named == BASE:
-            return True, partial(self.bases.embedded, asked.edit if asked.edit in catalogue() else "", 0)
+            return True, partial(self.bases.embedded, form.edit if form.edit in catalogue() else "", 0)
         if named == TEXT:
             raise LoomError(
                 "These adapters are for a text model", next="press “Bring two adapters to try”, or put others"
@@ -287,7 +265,7 @@ class ImagePanel:
         if not workspace.is_local:
             raise LoomError("This studio opens no image bases", "it is shared", "run the studio on your own machine")
         terms = terms_of(named)
-        if terms.is_restricted and not asked.accept:
+        if terms.is_restricted and not form.accept:
             raise LoomError("This base has terms of its own", str(terms), "read them, then tick the box")
         return False, partial(self.bases.get, named)
 
