@@ -31,6 +31,7 @@ OUTSIDE: Mapping[str, str] = MappingProxyType(
 )
 """Pages of the site that lie elsewhere in the repository, and their places on the site."""
 
+_FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)=[\"']?https?://[^\"'\s>]+")
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=(?:#[^)\s]*)?\))")
 
 
@@ -46,6 +47,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """The page with its links as the site needs them."""
     return rewritten(markdown, page.file.src_uri)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """The finished page, unless a reader's browser would fetch a part of it from elsewhere."""
+    require_own(output, page.file.src_uri)
+    return output
+
+
+def require_own(output: str, place: str) -> None:
+    """Raise `ValueError` where a page's scripts, styles or pictures come from another site."""
+    if found := _FETCHED.search(output):
+        raise ValueError(f"{place} would have the reader's browser fetch {found[0]}")
 
 
 def rewritten(markdown: str, place: str) -> str:

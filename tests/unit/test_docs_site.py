@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import studio
-from tools.docs_site import OUTSIDE, rewritten, site_place
+from tools.docs_site import OUTSIDE, require_own, rewritten, site_place
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
@@ -80,6 +80,12 @@ def test_a_card_outside_the_docs_is_a_page_of_the_site() -> None:
         rewritten(text, "explanation/evidence.md")
         == "[the card](card-text.md#limits) and [methods](../reference/methods.md)"
     )
+
+
+def test_a_page_fetches_nothing_from_elsewhere() -> None:
+    require_own('<script src="assets/a.js"></script><a href="https://example.org">there</a>', "index.md")
+    with pytest.raises(ValueError, match="would have the reader's browser fetch"):
+        require_own("<link rel=stylesheet href=https://example.org/a.css>", "index.md")
 
 
 @pytest.mark.parametrize("place", API)
