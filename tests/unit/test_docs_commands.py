@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from studio.cli.main import main
+from tests.fixtures import peft_folder
 
 DOCS = Path(__file__).parents[2] / "docs"
 BY_HAND = ("python -m venv .venv && . .venv/bin/activate", "pip install .", "loom")
@@ -20,9 +21,9 @@ BY_HAND = ("python -m venv .venv && . .venv/bin/activate", "pip install .", "loo
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def blocks(page: Path) -> Iterator[tuple[str, str]]:
+def blocks(page: str) -> Iterator[tuple[str, str]]:
     """The blocks of a page in order: their language and text."""
-    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         yield found[1], found[2]
 
 
@@ -54,12 +55,11 @@ def agrees(printed: str, told: str) -> bool:
     )
 
 
-@pytest.mark.slow
-def test_the_tutorial_works_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def done(found: Iterator[tuple[str, str]]) -> dict[str, Any]:
+    """Do what blocks say, in the folder one is in; the names that their Python leaves behind."""
     names: dict[str, Any] = {}
     printed = ""
-    for language, text in blocks(DOCS / "tutorial" / "first-half-hour.md"):
+    for language, text in found:
         output = io.StringIO()
         if language == "text":
             assert agrees(printed, text), f"{text}\nis not what was printed:\n{printed}"
@@ -72,5 +72,28 @@ def test_the_tutorial_works_as_it_is_written(tmp_path: Path, monkeypatch: pytest
                     for line in text.splitlines():
                         typed(line)
         printed = output.getvalue()
+    return names
+
+
+@pytest.mark.slow
+def test_the_tutorial_works_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = done(blocks((DOCS / "tutorial" / "first-half-hour.md").read_text(encoding="utf-8")))
     assert {"both", "both-8", "soup", "soup-mlx"} <= {path.name for path in tmp_path.iterdir()}
     assert " ".join(names["answers"]).split() == ["flower", "two", "SEVEN", "TWO"]
+
+
+def test_a_merge_is_handed_to_peft_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "how-to" / "hand-off.md").read_text(encoding="utf-8")
+    names = done(blocks(page.partition("\n## PEFT\n")[2].partition("\n## ")[0]))
+    assert names["model"].peft_config["default"].r == 16
+
+
+def test_a_merge_on_a_device_works_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("adapter-a", "adapter-b"):
+        peft_folder(tmp_path / name)
+    page = (DOCS / "how-to" / "gpu.md").read_text(encoding="utf-8").replace('device="cuda"', 'device="cpu"')
+    names = done((language, text) for language, text in blocks(page) if language == "python")
+    assert names["report"].modules
