@@ -26,10 +26,11 @@ test: venv ## Run every test (fetching a Chromium if there is none), then lint
 installed: ## Install the studio from nothing in a temporary environment and try every verb and the page there
 	@PYTHON=$(PYTHON) sh tools/installed.sh
 
-lint: venv ## Style, format and types
+lint: venv ## Style, format, types and words
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m tools.prose
 
 docs: ## Build the docs as a site, site/index.html, in an environment of their own (.venv-docs)
 	@PYTHON=$(PYTHON) sh tools/venv.sh .venv-docs requirements-docs.txt

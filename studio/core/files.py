@@ -21,9 +21,9 @@ def local_path(text: str) -> Path:
         path = Path(text).expanduser()
         whole, names = os.fsencode(path), [os.fsencode(name) for name in path.parts]
     except (RuntimeError, UnicodeEncodeError) as error:  # no such user; half of a character
-        raise MissingFile(f"{text[:80]!r} is no path", str(error), "check the spelling") from error
+        raise MissingFile(f"{text[:80]!r} is not a path", str(error), "check the spelling") from error
     if "\0" in text or len(whole) > _LONGEST_PATH or any(len(name) > _LONGEST_NAME for name in names):
-        raise MissingFile(f"{text[:80]!r} is no path", "it is too long or has a zero in it", "check the spelling")
+        raise MissingFile(f"{text[:80]!r} is not a path", "it is too long or has a zero in it", "check the spelling")
     return path
 
 

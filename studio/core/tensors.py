@@ -279,7 +279,7 @@ def _from_torch(source: SourceFile, tensor: torch.Tensor) -> TensorRef:
     file = source.path.name
     name = str(tensor.dtype).removeprefix("torch.")
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-        raise Refused(f"{file} holds a tensor that is no plain array of real numbers", f"its dtype is {name}")
+        raise Refused(f"{file} holds a tensor that is not a plain array of real numbers", f"its dtype is {name}")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise Refused(f"{file} holds a tensor larger than its stored values", f"its shape is {list(tensor.shape)}")
     return TensorRef(tuple(tensor.shape), _TORCH_NAMES.get(name, name), _Loaded(source, tensor))

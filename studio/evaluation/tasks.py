@@ -86,7 +86,7 @@ def named_task(name: str, n: int = 100, seed: int = 1) -> Task:
     path = local_path(name)
     if not path.is_file():
         known = f"the skills: {', '.join([*SKILLS, *voices()])}"
-        raise MissingFile(f"{name} is no skill and no file", known, "give one of them")
+        raise MissingFile(f"{name} is neither a skill nor a file", known, "give one of them")
     return (real_task(path) if _is_real(path) else file_task(path)).sample(n, seed)
 
 

@@ -27,13 +27,15 @@ def open_dora(path: str | Path, base: str | Path) -> Adapter:
     """Open a PEFT DoRA adapter as plain updates of the base whose weights lie in `base`, a file or a folder of
     safetensors.
 
-    Raises `Refused` where it is no DoRA of linear layers, `LoomError` where the base lacks a layer or one of another
+    Raises `Refused` where it is not a DoRA of linear layers, `LoomError` where the base lacks a layer or one of another
     shape, `MissingFile` where nothing is.
     """
     bundle = open_bundle(Path(path).expanduser())
     magnitudes, plain = _parted(bundle)
     if not magnitudes:
-        raise Refused(f"{bundle.name} is no DoRA", "it holds no lora_magnitude_vector", "open it as any other adapter")
+        raise Refused(
+            f"{bundle.name} is not a DoRA", "it holds no lora_magnitude_vector", "open it as any other adapter"
+        )
     adapter = replace(peft.read(plain), dialect=peft.PEFT.id)
     shards = _shards(Path(base).expanduser())
     weights = {key: tensor for shard in shards for key, tensor in shard.tensors.items()}

@@ -46,7 +46,7 @@ def open_once(path: str | Path) -> Opened:
 
 
 def open_adapter(path: str | Path) -> Adapter:
-    """Open a folder, a zip of one, a single weights file, or (as text) a Hub id `owner/name` that is no path here.
+    """Open a folder, a zip of one, a single weights file, or (as text) a Hub id `owner/name` that is not a path here.
 
     `path#name` opens one adapter of a file that holds several; see `embedded_adapters`. Values stay on disk until they
     are read. Raises `MissingFile` where nothing is, `Refused` for what is not a LoRA adapter, `NotAtHand` where the Hub

@@ -106,6 +106,6 @@ def resumed(
     """
     learner = request.learner
     if state is not None and not learner.resumes:
-        raise BadRecipe(f"{learner.title} cannot be taken up again", "its search keeps no state", "start it again")
+        raise BadRecipe(f"{learner.title} cannot be resumed", "its search keeps no state", "start it again")
     found = learner.learn(base, adapters, examples, request.settings, state=state, on_step=on_step, stop=stop)
     return Learned(places, adapters, found)

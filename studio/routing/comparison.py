@@ -145,4 +145,4 @@ def require_baselines(names: Sequence[str]) -> None:
     """Raise `BadRecipe` for a name that is none of `BASELINES`."""
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
-        raise BadRecipe(f"{unknown[0]!r} cannot stand beside a router", f"there are {', '.join(BASELINES)}")
+        raise BadRecipe(f"{unknown[0]!r} cannot be compared with a router", f"there are {', '.join(BASELINES)}")

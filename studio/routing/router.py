@@ -138,21 +138,24 @@ def fresh(
 def load_router(path: Path) -> Router:
     """Read a router back; raises `Refused` for a file that is none, or not a whole and finite one."""
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-        raise Refused(f"{path.name} is no router", "there is no such file, or it is larger than 256 MiB")
+        raise Refused(f"{path.name} is not a router", "there is no such file, or it is larger than 256 MiB")
     file = open_safetensors(path)
     if file.metadata.get("format") != _FORMAT:
-        raise Refused(f"{path.name} is no router", f"its metadata do not say {_FORMAT}", "train and save one first")
+        raise Refused(f"{path.name} is not a router", f"its metadata do not say {_FORMAT}", "train and save one first")
     if set(file.tensors) != set(_TENSORS) or any(ref.dtype != "F32" for ref in file.tensors.values()):
-        raise Refused(f"{path.name} is no whole router", f"it holds {', '.join(sorted(file.tensors)[:5])}")
+        raise Refused(f"{path.name} is not a complete router", f"it holds {', '.join(sorted(file.tensors)[:5])}")
     tensors = {name: torch.from_numpy(np.array(ref.read())) for name, ref in file.tensors.items()}
     if tensors["weight"].ndim != 3 or not all(bool(value.isfinite().all()) for value in tensors.values()):
-        raise Refused(f"{path.name} is no whole router", "its numbers are not finite, or its weight has no three sides")
+        raise Refused(
+            f"{path.name} is not a complete router",
+            "its numbers are not finite, or its weight does not have three dimensions",
+        )
     if not bool((tensors["scale"] > 0).all()):
-        raise Refused(f"{path.name} is no whole router", "a scale is not above 0")
+        raise Refused(f"{path.name} is not a complete router", "a scale is not above 0")
     try:
         return Router(**{**_about(file.metadata["router"]), **tensors})
     except (BadRecipe, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise Refused(f"{path.name} is no whole router", str(error)) from error
+        raise Refused(f"{path.name} is not a complete router", str(error)) from error
 
 
 def is_router(path: Path) -> bool:

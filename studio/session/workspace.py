@@ -304,7 +304,7 @@ class Workspace:
         ids = choose(units.table)
         with self._lock:
             if self.units_at_hand() is not units:
-                raise Cancelled("The map shows something else by now")
+                raise Cancelled("The map shows something else now")
             return self._set(label, unit_edits.scaled(self.recipe, units.table, ids, factor))
 
     def _units_key(self) -> Hashable:
@@ -314,7 +314,7 @@ class Workspace:
 
     def _read_step(self, key: Hashable, on_step: OnStep | None, done: int, total: int) -> None:
         if key != self._units_key():
-            raise Cancelled("The map shows something else by now")
+            raise Cancelled("The map shows something else now")
         if on_step is not None:
             on_step(done, total, "")
 

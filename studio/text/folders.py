@@ -28,7 +28,7 @@ def folder_at_hand(source: str, revision: str | None) -> Path | None:
     """The whole folder of a base that is here already, or None."""
     if source == EMBEDDED:
         folder: Path | None = EMBEDDED_FOLDER
-    elif os.path.isdir(source):  # unlike Path.is_dir, False for any text that is no path at all
+    elif os.path.isdir(source):  # unlike Path.is_dir, False for any text that is not a path at all
         folder = Path(source)
     else:
         folder = _cached(source, revision)

@@ -136,7 +136,7 @@ class _LinearRows:
         x = inputs[0]
         texts = self.rows * self.each
         if len(x) != texts and (x.ndim != 2 or len(x) % texts):
-            raise LoomError(f"A layer got {tuple(x.shape)}", f"it is no batch of {texts}", "choose another base")
+            raise LoomError(f"A layer got {tuple(x.shape)}", f"it is not a batch of {texts}", "choose another base")
         x, y = x.reshape(self.rows, -1, x.shape[-1]), output.reshape(self.rows, -1, output.shape[-1])
         for first, factors in self.updates:
             at = slice(first, first + len(factors.down))

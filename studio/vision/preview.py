@@ -162,7 +162,7 @@ def _kind(source: str) -> str:
         return "Flux" if "flux" in source.lower() else ""
     index = folder / "model_index.json"
     if not index.is_file() or index.stat().st_size > _MAX_INDEX:
-        raise Refused(f"{folder.name} is no diffusers pipeline", "it has no model_index.json")
+        raise Refused(f"{folder.name} is not a diffusers pipeline", "it has no model_index.json")
     try:
         return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:

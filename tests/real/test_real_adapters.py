@@ -31,7 +31,7 @@ def _peft(verdict: str, rank: int, modules: int, scaling: float, reason: str = "
     return Expected(verdict, "peft", (rank,), modules, reason, scaling)
 
 
-_HEAD = "stand beside the LoRA"
+_HEAD = "are stored with the LoRA"
 TABLE = {
     "bert-base-uncased/cls-r8": _peft("warn", 8, 24, 4, _HEAD),
     "broken/lfs-pointer": Expected("refused", None, reason="Git-LFS pointer"),

@@ -102,7 +102,7 @@ def test_adapters_can_be_trained_too(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("--examples", "math", "--prompt", "hi", "--tokens", "-1"), "max_tokens is -1"),
         (("--examples", "math", "--rate", "0"), "rate is 0"),
         (("--examples", "math", "--ratio", "nan"), "ratio is nan"),
-        (("--router", "nothing.safetensors"), "is no router"),
+        (("--router", "nothing.safetensors"), "is not a router"),
         (("--examples", "math,shout", "--beside", "oracle,xlora"), "there is no --test"),
         (("--examples", "math,shout", "--test", "math:test", "--beside", "orcale"), "'orcale' cannot stand beside"),
     ],

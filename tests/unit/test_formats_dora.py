@@ -71,7 +71,7 @@ def test_without_the_base_it_is_refused_by_name(trained: tuple[PeftModel, Path, 
 
 def test_what_is_unclear_is_refused(trained: tuple[PeftModel, Path, Path], tmp_path: Path) -> None:
     _, folder, base = trained
-    with pytest.raises(Refused, match="is no DoRA"):
+    with pytest.raises(Refused, match="is not a DoRA"):
         open_dora(peft_folder(tmp_path / "plain"), base)
     with pytest.raises(MissingFile):
         open_dora(folder, tmp_path / "nowhere")

@@ -167,7 +167,7 @@ def test_saved_head_and_biases_are_carried_into_stock_peft(tmp_path: Path, bias:
     model.save_pretrained(tmp_path / "in")
     adapter = open_adapter(tmp_path / "in")
     assert {"head.weight", "head.bias", "h.0.linear.bias"} <= adapter.extras.keys()
-    assert any(finding.level == "warn" and "stand beside the LoRA" in finding.text for finding in adapter.findings)
+    assert any(finding.level == "warn" and "are stored with the LoRA" in finding.text for finding in adapter.findings)
     again = PeftModel.from_pretrained(base, save_adapter(adapter, tmp_path / "out")).base_model.model
     assert (again.head.modules_to_save["default"].weight == 3).all()
     assert (again.h[0].linear.base_layer.bias == 2).all()

@@ -162,5 +162,7 @@ def _findings(extras: Mapping[str, TensorRef]) -> list[Finding]:
     findings = [Finding("note", "layers are named by position, in the order of diffusers 0.11; every shape fits")]
     if extras:
         names = ", ".join(extras)
-        findings.append(Finding("warn", f"learned token embeddings ({names}) stand beside the LoRA and are not merged"))
+        findings.append(
+            Finding("warn", f"learned token embeddings ({names}) are stored with the LoRA and are not merged")
+        )
     return findings

@@ -193,7 +193,7 @@ def _findings(extras: Mapping[str, TensorRef], metadata: Mapping[str, str]) -> l
     findings = []
     if extras:
         some = ", ".join(list(extras)[:4])
-        findings.append(Finding("warn", f"{len(extras)} full tensors stand beside the LoRA ({some}), not merged"))
+        findings.append(Finding("warn", f"{len(extras)} full tensors are stored with the LoRA ({some}), not merged"))
     if "adapter.alora.invocation_tokens" in metadata:
         text = "activated LoRA: trained to act only after certain tokens; a merge applies it always"
         findings.append(Finding("warn", text))

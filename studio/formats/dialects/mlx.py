@@ -51,7 +51,7 @@ def read(bundle: Bundle) -> Adapter:
     if extras:
         some = ", ".join(list(extras)[:4])
         findings.append(
-            Finding("warn", f"{len(extras)} full tensors stand beside the LoRA ({some}) and are not merged")
+            Finding("warn", f"{len(extras)} full tensors are stored with the LoRA ({some}) and are not merged")
         )
     base = config.get("model")
     return Adapter(

@@ -137,7 +137,7 @@ def _sort_keys(tensors: Mapping[str, TensorRef]) -> _Sorted:
         name = canonical_name(part.module)
         half = found.downs if part.segment in _DOWN else found.ups
         if name in half:
-            raise Refused(f"{name} stands twice in the file", f"the second time as {key}", "save one adapter a file")
+            raise Refused(f"{name} appears twice in the file", f"the second time as {key}", "save one adapter a file")
         half[name] = tensor
         found.names[name] = wrapped_names(part.module)
         if "embedding" in part.segment:
@@ -217,7 +217,7 @@ def _extra_findings(found: _Sorted) -> list[Finding]:
     if not found.extras:
         return []
     some = ", ".join(list(found.extras)[:4])
-    text = f"{len(found.extras)} full tensors stand beside the LoRA ({some})"
+    text = f"{len(found.extras)} full tensors are stored with the LoRA ({some})"
     return [Finding("warn", text + ": a merge drops them, or carries them from one chosen source")]
 
 

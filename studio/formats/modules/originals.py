@@ -56,7 +56,7 @@ def split_fused(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
     for name, module in modules.items():
         for part in _split(name, module, table):
             if part.name in split:
-                raise Refused(f"{part.name} stands twice in the file", f"the second time in {name}")
+                raise Refused(f"{part.name} appears twice in the file", f"the second time in {name}")
             split[part.name] = part
     return split
 

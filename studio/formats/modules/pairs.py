@@ -51,7 +51,7 @@ def stored_module(
 ) -> LoraModule:
     """The module of a pair stored as down (rank, in, *kernel) and up (out, rank, *ones).
 
-    Raises `Refused` where the two do not share a rank or are no pair of a linear, convolution or embedding layer.
+    Raises `Refused` where the two do not share a rank or are not a pair of a linear, convolution or embedding layer.
     """
     down_shape, up_shape = down.shape, up.shape
     if len(down_shape) < 2 or len(up_shape) < 2 or any(size != 1 for size in up_shape[2:]):

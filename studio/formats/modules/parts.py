@@ -102,7 +102,7 @@ def group(tensors: Mapping[str, TensorRef]) -> Grouped:
             found.unknown[key] = tensor
         elif split[1] in found.modules.setdefault(split[0], {}):
             raise Refused(
-                f"{split[0]} stands twice in the file", f"the second time as {key}", "save one adapter a file"
+                f"{split[0]} appears twice in the file", f"the second time as {key}", "save one adapter a file"
             )
         else:
             found.modules[split[0]][split[1]] = tensor

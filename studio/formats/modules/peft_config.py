@@ -17,7 +17,7 @@ from studio.formats.modules.peft_fields import FIELDS, texts
 _MAX_PATTERNS = 20_000
 _MAX_PATTERN_LENGTH = 1_000
 _MATCHING_SECONDS = 5.0  # for all patterns on all names
-_TOKENS = "it trained single token embeddings; they stand beside the LoRA and are not merged"
+_TOKENS = "it trained single token embeddings; they are stored with the LoRA and are not merged"
 
 # Fields that others than LoraConfig have: PEFT's LoHa and LoKr (their kinds are told before this is read), trainers.
 _OTHERS_FIELDS = frozenset({"alpha", "path_initial_model_for_weight_conversion", "use_effective_conv2d"})

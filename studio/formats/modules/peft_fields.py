@@ -40,11 +40,11 @@ FIELDS: Mapping[str, Treatment] = MappingProxyType(
         "target_parameters": Treatment("honoured", "fused experts, one pair for each"),
         "base_model_name_or_path": Treatment("honoured", "the base; exports keep it if it looks like a Hub id"),
         "fan_in_fan_out": Treatment("carried", "deltas are (out, in) as the layer works, either way"),
-        "bias": Treatment("carried", "biases stand beside the LoRA as full tensors"),
-        "modules_to_save": Treatment("carried", "they stand beside the LoRA as full tensors"),
+        "bias": Treatment("carried", "biases are stored with the LoRA as full tensors"),
+        "modules_to_save": Treatment("carried", "they are stored with the LoRA as full tensors"),
         "task_type": Treatment("carried", "left out where a head is missing, without which PEFT fails to load"),
         "trainable_token_indices": Treatment(
-            "carried", "the rows stand beside the LoRA as full tensors, with a warning"
+            "carried", "the rows are stored with the LoRA as full tensors, with a warning"
         ),
         "target_modules": Treatment("tensors", "exports list full paths"),
         "exclude_modules": Treatment("tensors", ""),

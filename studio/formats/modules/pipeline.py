@@ -32,7 +32,7 @@ def read_pipeline(bundle: Bundle, scaling: Scaling = stored_scaling) -> Adapter:
         module = build(spelling, parts, scaling(spelling, parts))
         if module.name in modules:
             why = f"the second time as {spelling}"
-            raise Refused(f"{module.name} stands twice in the file", why, "save one adapter a file")
+            raise Refused(f"{module.name} appears twice in the file", why, "save one adapter a file")
         modules[module.name] = module
     if not modules:
         raise _nothing(bundle, found)

@@ -70,7 +70,7 @@ class Writer:
                 f"the {self.id} format holds no LoRA on {_KINDS[odd.kind]}", f"{odd.name} is one of them", _AS_PEFT
             )
         if adapter.extras and not self.full_tensors:
-            why = f"{len(adapter.extras)} stand beside the LoRA, such as {next(iter(adapter.extras))}"
+            why = f"{len(adapter.extras)} are stored with the LoRA, such as {next(iter(adapter.extras))}"
             raise LoomError(
                 f"the {self.id} format holds no full tensors", why, f"leave them out when merging, or {_AS_PEFT}"
             )

@@ -106,7 +106,7 @@ class UnitsPanel:
             yield self.drawing(workspace, units, f"PCA. {self.shared.warm.status() or 'UMAP is on its way…'}")
             job = Job(partial(self.layouts.make, units))
             while not job.wait(_POLL):
-                if workspace.units_at_hand() is not units:  # the map shows something else by now
+                if workspace.units_at_hand() is not units:  # the map shows something else now
                     return
             job.result()
         if workspace.units_at_hand() is units:

@@ -191,7 +191,9 @@ class ScoringPanel:
             return {}
         entry = rows[place].entry
         if entry.recipe is None:
-            raise LoomError(f"{entry.name} is no recipe", "it was trained or drawn as a control", "choose another row")
+            raise LoomError(
+                f"{entry.name} is not a recipe", "it was trained or drawn as a control", "choose another row"
+            )
         if entry.recipe.digest() == workspace.recipe.digest():
             return {}
         workspace.load(entry.recipe, f"row {entry.name}")

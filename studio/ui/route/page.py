@@ -101,7 +101,7 @@ class RoutingPanel(JobPanel[Routing]):
         with gr.Row():
             self.start = gr.Button("Train", variant="primary", size="sm", min_width=70, elem_id="route-train")
             self.halt = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="route-stop")
-            self.more = gr.Button("Go on", size="sm", min_width=60, interactive=False, elem_id="route-resume")
+            self.more = gr.Button("Resume", size="sm", min_width=60, interactive=False, elem_id="route-resume")
         with gr.Accordion("Settings: granularity, features, ReMix's own, steps", open=False):
             self._build_settings()
 
@@ -266,7 +266,7 @@ class RoutingPanel(JobPanel[Routing]):
         """Let the router continue the prompt, and colour each token by who answered it."""
         workspace, ready = self.shared.workspace(token), self.ready(token)
         if ready is None:
-            raise LoomError("There is no router yet", next="train one, or open one from a file")
+            raise LoomError("There is not a router yet", next="train one, or open one from a file")
         if not (prompt or "").strip():
             raise LoomError("The prompt is empty", next="type one, or pick a question")
         base = open_base(self.shared.sessions, workspace)

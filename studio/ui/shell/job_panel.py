@@ -83,7 +83,7 @@ class JobPanel(Generic[Work]):
     def _resumed(self, token: str) -> Work:
         former = self.run(token)
         if former is None:
-            raise LoomError("There is nothing to go on with", next=self.first)
+            raise LoomError("There is nothing to resume", next=self.first)
         return former.again()
 
     def reopened(self, token: str, is_filled: bool) -> Iterator[dict[Any, Any]]:

@@ -76,7 +76,7 @@ class Training(Run):
     def again(self) -> Training:
         """The same run, from where it was stopped."""
         if self.result is None or not self.can_resume:
-            raise LoomError("There is nothing to go on with", "the run is at its end", "learn anew")
+            raise LoomError("There is nothing to resume", "the run is at its end", "learn again")
         soup = self.result.learned.soup
         return Training(
             self.workspace,

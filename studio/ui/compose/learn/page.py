@@ -90,7 +90,7 @@ class LearningPanel(JobPanel[Training]):
         with gr.Row():
             self.start = gr.Button("Learn", variant="primary", size="sm", min_width=70, elem_id="learn")
             self.halt = gr.Button("Stop", size="sm", min_width=60, interactive=False, elem_id="learn-stop")
-            self.more = gr.Button("Go on", size="sm", min_width=60, interactive=False, elem_id="learn-resume")
+            self.more = gr.Button("Resume", size="sm", min_width=60, interactive=False, elem_id="learn-resume")
         with gr.Group(visible=False) as self.recycling:
             self.keep = gr.Slider(1, 16, 5, step=1, label="Adapters to select", elem_id="keep")
             self.by = gr.Dropdown([*get_args(Selection)], value="score", label="Select by", elem_id="select-by")
