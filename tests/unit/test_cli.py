@@ -258,7 +258,7 @@ def test_another_file_in_the_place_of_a_pinned_one_is_refused(
 def test_trouble_after_a_base_was_loaded_is_one_line_too() -> None:
     done = run("learn", "loom:math", "--examples", "nowhere", "-o", "x.yaml")
     assert done.returncode == 1
-    assert_one_line(done.stderr, "no skill and no file")
+    assert_one_line(done.stderr, "neither a skill nor a file")
 
 
 def test_a_terminal_without_unicode_shows_every_name(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_rows_that_do_not_divide_and_parts_given_twice_are_refused(tmp_path: Pat
         open_adapter(_file(tmp_path, {f"{QKV}.lora_A.weight": down, f"{QKV}.lora_B.weight": up}))
     tensors = {f"{QKV}.lora_{half}.weight": x for half, x in zip("AB", pair(0, 3 * D, D), strict=True)}
     tensors |= {f"{PARTS[0]}.lora_{half}.weight": x for half, x in zip("AB", pair(0, D, D), strict=True)}
-    with pytest.raises(Refused, match="stands twice"):
+    with pytest.raises(Refused, match="appears twice"):
         open_adapter(_file(tmp_path, tensors))
 
 

@@ -266,7 +266,7 @@ def test_half_a_module_is_refused(tmp_path: Path) -> None:
 
 def test_a_module_given_twice_is_refused(tmp_path: Path) -> None:
     twice = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-    with pytest.raises(Refused, match="stands twice"):
+    with pytest.raises(Refused, match="appears twice"):
         open_adapter(peft_folder(tmp_path / "a", extras={twice: np.ones((4, 16), np.float32)}))
 
 

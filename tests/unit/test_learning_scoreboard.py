@@ -149,7 +149,7 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["kind"] for row in rows] == ["base", "source", "source", "merge"]
     assert len(table.read_text().splitlines()) == 5
     assert main(["learn", "loom:math", "--examples", "nowhere", "-o", str(out)]) == 1
-    assert "no skill and no file" in capsys.readouterr().err
+    assert "neither a skill nor a file" in capsys.readouterr().err
     out.unlink()
     assert main([*arguments, "--test", str(mine)]) == 1  # told before anything is learned
     assert "not learned from" in capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_tasks_by_name(tmp_path: Path) -> None:
         named_task("math:nowhere")
     with pytest.raises(BadTask, match="0 items of math"):
         named_task("math", 0)
-    with pytest.raises(MissingFile, match="no skill and no file"):
+    with pytest.raises(MissingFile, match="neither a skill nor a file"):
         named_task(str(tmp_path / "gone.jsonl"))
 
 
