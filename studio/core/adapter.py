@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from studio.core.account import MADE_HERE, Account, ScalingRow, ScalingSource, TensorRow
 from studio.core.errors import LoomError
 from studio.core.source_file import SourceFile
 from studio.core.tensors import Array, TensorRef
@@ -55,7 +56,7 @@ class LoraModule:
 
     Convolutions are flattened: d_in counts in_channels * kernel height * kernel width, and `kernel` gives the last two
     back. An embedding's pair has d_in = vocabulary and d_out = width. `load` reads A (rank, d_in) and B (d_out, rank)
-    as float32.
+    as float32. `keys` are the stored tensors that it is made of, `source` says who gives the scaling.
     """
 
     name: str
@@ -69,6 +70,8 @@ class LoraModule:
     dtype: str = "F32"
     origin: str = "lora"
     stored_alpha: float | None = None
+    keys: tuple[str, ...] = ()
+    source: ScalingSource = MADE_HERE
 
     @property
     def A(self) -> Array:
@@ -111,7 +114,8 @@ class Adapter:
     `dialect` is how its file names tensors, empty for one made in memory; `evidence` tells why, or how it was made.
     `base` is the base model as the file names it, or None. `extras` are full tensors (heads, biases, new embeddings).
     `config` keeps the fields an export carries on: task_type, fan_in_fan_out, target_modules. `files` are those that it
-    was read from, and of a merge those of its sources; none where it was made in memory.
+    was read from, and of a merge those of its sources; none where it was made in memory. `tensors` says what became of
+    every tensor of the file; `account` makes a table of it.
     """
 
     name: str
@@ -125,11 +129,17 @@ class Adapter:
     metadata: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
     files: tuple[SourceFile, ...] = ()
+    tensors: tuple[TensorRow, ...] = ()
 
     def require_unchanged(self) -> None:
         """Raise `Changed` where a file that the adapter was read from is no longer what was opened."""
         for file in self.files:
             file.require_unchanged()
+
+    def account(self) -> Account:
+        """Every tensor of the file with what became of it, and every module with its scaling and who says it."""
+        modules = self.modules.values()
+        return Account(self.tensors, tuple(ScalingRow(m.name, m.scaling, m.source) for m in modules))
 
     def delta(self, module: str) -> Array:
         """The dense update of one module, float32 (d_out, d_in), scaling included."""

@@ -47,11 +47,12 @@ _LFS_MARK = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorRef:
-    """Shape and dtype of a stored tensor, and how to read it."""
+    """Shape and dtype of a stored tensor, and how to read it; `key` is its name in the file, where it has one."""
 
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Array]
+    key: str = ""
 
     def read(self) -> Array:
         """The values as float32; writing to them never reaches the file.

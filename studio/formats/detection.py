@@ -9,8 +9,10 @@ from studio.core.adapter import Adapter
 from studio.core.errors import Refused
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects import DIALECTS, Dialect
+from studio.formats.modules.guards import accounted, check_structure
 from studio.formats.modules.originals import split_fused
 from studio.formats.modules.other_kinds import refusal_by_name
+from studio.formats.modules.quantised import dequantised
 
 # What stands in folders of adapters and is none, by a part of a key.
 _STRANGERS = {
@@ -51,6 +53,12 @@ def read_bundle(bundle: Bundle, dialects: Mapping[str, Dialect] = DIALECTS) -> A
 
 
 def read_as(dialect: Dialect, bundle: Bundle) -> Adapter:
-    """Read a bundle by a given dialect; whatever it was called there, FLUX gets diffusers' names."""
-    adapter = dialect.read(bundle)
-    return replace(adapter, dialect=dialect.id, modules=split_fused(adapter.modules), files=bundle.files)
+    """Read a bundle by a given dialect, and hold what it gives to what every adapter is held to.
+
+    Whatever it was called there, FLUX gets diffusers' names.
+    """
+    plain = dequantised(bundle)
+    adapter = dialect.read(plain.bundle)
+    check_structure(adapter, plain)
+    named = replace(adapter, dialect=dialect.id, modules=split_fused(adapter.modules), files=bundle.files)
+    return accounted(named, bundle, plain)

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from studio.core.account import ScalingSource, TensorRow
 from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import LoomError, MissingFile, Refused
 from studio.core.tensors import Array, TensorFile, TensorRef, open_tensors
 from studio.formats.containers.bundle import Bundle, open_bundle
-from studio.formats.dialects import peft
+from studio.formats.detection import read_as
+from studio.formats.dialects import DIALECTS
+from studio.formats.modules.peft_keys import canonical_name
 
 _MAGNITUDES = (".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
 
@@ -36,7 +39,7 @@ def open_dora(path: str | Path, base: str | Path) -> Adapter:
         raise Refused(
             f"{bundle.name} is not a DoRA", "it holds no lora_magnitude_vector", "open it as any other adapter"
         )
-    adapter = replace(peft.read(plain), dialect=peft.PEFT.id)
+    adapter = read_as(DIALECTS["peft"], plain)
     shards = _shards(Path(base).expanduser())
     weights = {key: tensor for shard in shards for key, tensor in shard.tensors.items()}
     modules = {
@@ -45,7 +48,9 @@ def open_dora(path: str | Path, base: str | Path) -> Adapter:
     }
     said = Finding("note", f"{len(magnitudes)} DoRA modules are read as their exact update of the base that was given")
     files = (*bundle.files, *(file for shard in shards for file in shard.files))
-    return replace(adapter, modules=modules, findings=(*adapter.findings, said), files=files)
+    rows = tuple(TensorRow(tensor.key, "module", (name,)) for name, tensor in magnitudes.items())
+    findings = (*adapter.findings, said)
+    return replace(adapter, modules=modules, findings=findings, files=files, tensors=adapter.tensors + rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +82,7 @@ def _parted(bundle: Bundle) -> tuple[dict[str, TensorRef], Bundle]:
         if ending is None:
             rest[key] = tensor
         else:
-            magnitudes[peft.canonical_name(key.removesuffix(ending))] = tensor
+            magnitudes[canonical_name(key.removesuffix(ending))] = tensor
     config = None if bundle.config is None else {**bundle.config, "use_dora": False}
     return magnitudes, Bundle(bundle.path, bundle.weights, TensorFile(rest, bundle.metadata), config)
 
@@ -89,7 +94,16 @@ def _plain(module: LoraModule, magnitude: TensorRef, weight: TensorRef) -> LoraM
         shapes = f"the adapter has {module.shape}, the base {weight.shape}, the magnitude {magnitude.shape}"
         raise LoomError(f"{module.name} does not fit the base", shapes, "give the base that it was trained on")
     load = _Update(module, magnitude, weight)
-    return replace(module, rank=min(module.shape), scaling=1.0, load=load, origin="dora", stored_alpha=None)
+    return replace(
+        module,
+        rank=min(module.shape),
+        scaling=1.0,
+        load=load,
+        origin="dora",
+        stored_alpha=None,
+        keys=(*module.keys, magnitude.key),
+        source=ScalingSource(f"the update itself, in which {module.source.text}"),
+    )
 
 
 def _shards(base: Path) -> list[TensorFile]:

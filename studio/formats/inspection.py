@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from studio.core.account import Account
 from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import LoomError, MissingFile
 from studio.formats.containers.bundle import locate, open_bundle, split_selection
@@ -27,6 +28,7 @@ class Inspection:
     """What `inspect` found.
 
     `alpha` and `scaling` are numbers where uniform, else sorted tuples; `norm` and `untrained` are None if not read.
+    `account` says what became of every tensor, and who says each scaling; None where nothing was opened.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Inspection:
     findings: tuple[Finding, ...] = ()
     norm: float | None = None
     untrained: bool | None = None
+    account: Account | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that `inspect --json` prints; whether it is untrained stands among the findings."""
@@ -59,6 +62,7 @@ class Inspection:
             "dtype": self.dtype,
             "bytes": self.bytes,
             "findings": [{"level": f.level, "module": f.module, "text": f.text} for f in self.findings],
+            "account": None if self.account is None else self.account.to_json(),
         }
 
     def to_text(self) -> str:
@@ -109,6 +113,7 @@ def judge(adapter: Adapter, path: str | Path, size: int) -> Inspection:
         findings=findings,
         norm=values.norm,
         untrained=None if values.note else len(values.zero) == len(adapter.modules),
+        account=adapter.account(),
     )
 
 

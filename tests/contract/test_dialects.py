@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from studio.core.errors import Refused
-from studio.formats import DIALECTS, open_adapter
+from studio.core.tensors import in_memory
+from studio.formats import DIALECTS, open_adapter, read_bundle
 from studio.formats.containers.bundle import open_bundle, split_selection
 from studio.formats.dialects.registry import Dialect
+from studio.formats.modules.guards import path_of
+from tests.contract.account import check_account
 from tests.contract.dialect_files import FILES, DialectFile
 from tests.contract.registry import unlisted
 
@@ -69,6 +73,27 @@ def test_a_file_is_read_as_its_dialect_with_the_evidence(file: DialectFile, tmp_
         assert delta.shape == (module.d_out, module.d_in)
         assert np.isfinite(delta).all()
         assert delta.any()
+
+
+@EVERY_FILE
+def test_every_tensor_and_every_scaling_is_accounted_for(file: DialectFile, tmp_path: Path) -> None:
+    path = file.write(tmp_path)
+    check_account(open_adapter(path), open_bundle(*split_selection(path)))
+
+
+@EVERY_FILE
+@pytest.mark.parametrize("ending", ["mask", "mapping", "weight_scale", "scalar", "unknown.thing"])
+def test_a_tensor_under_a_pairs_own_path_that_nobody_knows_refuses_the_pair(
+    file: DialectFile, ending: str, tmp_path: Path
+) -> None:
+    bundle = open_bundle(*split_selection(file.write(tmp_path)))
+    module = next(iter(read_bundle(bundle).modules.values()))
+    key = path_of(module.keys) + ending
+    odd = {**bundle.file.tensors, key: in_memory(np.ones((2, 2), np.float32))}
+    if key == ending:
+        return  # a list of tensors has no paths
+    with pytest.raises(Refused):
+        read_bundle(replace(bundle, file=replace(bundle.file, tensors=odd)))
 
 
 @EVERY_FILE

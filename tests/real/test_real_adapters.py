@@ -13,6 +13,7 @@ from studio.core.errors import LoomError
 from studio.formats import DIALECTS, inspect, open_adapter, save_adapter
 from studio.formats.containers.bundle import open_bundle
 from studio.formats.saving import relative_error
+from tests.contract.account import check_account
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,11 @@ def test_no_other_dialect_claims_it_but_those_that_are_declared(real_data: Path,
     claims = {id for id, dialect in DIALECTS.items() if dialect.sniff(bundle)}
     own = DIALECTS[TABLE[name].dialect or ""]
     assert own.id in claims <= {own.id, *own.also_claimed_by}
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_every_tensor_and_every_scaling_is_accounted_for(real_data: Path, name: str) -> None:
+    check_account(open_adapter(real_data / "loras" / name), open_bundle(real_data / "loras" / name))
 
 
 @pytest.mark.parametrize("name", [name for name in OPENED if "lokr" not in name])

@@ -25,7 +25,7 @@ from tests.waiting import LIMIT
 
 INSPECTION = {
     *("path", "verdict", "dialect", "evidence", "base", "ranks"),
-    *("alpha", "scaling", "modules", "dtype", "bytes", "findings"),
+    *("alpha", "scaling", "modules", "dtype", "bytes", "findings", "account"),
 }
 
 
@@ -85,6 +85,8 @@ def test_inspect_as_json_says_all_and_fails_if_one_is_refused(tmp_path: Path, tw
     assert [item["verdict"] for item in found] == ["ok", "refused", "refused"]
     assert all(item.keys() == INSPECTION for item in found)
     assert found[0]["findings"] == []
+    assert [row["fate"] for row in found[0]["account"]["tensors"]] == ["module"] * 8
+    assert found[1]["account"] is None
     assert all(finding.keys() == {"level", "module", "text"} for finding in found[1]["findings"])
 
 

@@ -311,7 +311,7 @@ def test_untrained_is_warned_of(tmp_path: Path) -> None:
 
 def test_json_of_an_inspection(tmp_path: Path) -> None:
     found = inspect(peft_folder(tmp_path / "a", rank_pattern={"q_proj": 2})).to_json()
-    fields = "path verdict dialect evidence base ranks alpha scaling modules dtype bytes findings"
+    fields = "path verdict dialect evidence base ranks alpha scaling modules dtype bytes findings account"
     assert list(found) == fields.split()
     assert (found["ranks"], found["alpha"], found["scaling"], found["dtype"]) == ([2, 4], 8.0, [2.0, 4.0], "F32")
     json.dumps(found, allow_nan=False)

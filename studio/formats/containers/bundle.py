@@ -6,7 +6,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,10 @@ class Bundle:
     nested: tuple[str, ...] = ()
     files: tuple[SourceFile, ...] = ()
 
-    @property
+    @cached_property
     def tensors(self) -> Mapping[str, TensorRef]:
-        """Tensors by key."""
-        return self.file.tensors
+        """Tensors by key; each knows its own."""
+        return {key: replace(tensor, key=key) for key, tensor in self.file.tensors.items()}
 
     @property
     def metadata(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects import comfyui, diffusers
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pipeline import read_pipeline
+from studio.formats.modules.scaling import said
 
 
 def sniff(bundle: Bundle) -> str | None:
@@ -21,7 +22,7 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read every pair; alpha tensors, where there are some, count. Raises `Refused` for half adapters and DoRA."""
-    return read_pipeline(bundle)
+    return read_pipeline(bundle, unsaid=said(1.0, "ai-toolkit drops alpha when it saves"))
 
 
 AI_TOOLKIT = Dialect(

@@ -13,6 +13,7 @@ from studio.core.adapter import Adapter, Finding
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pipeline import read_pipeline
+from studio.formats.modules.scaling import said
 
 _PAIR = re.compile(r"(base_model\.model\.)?(double|single)_blocks\.\d+\.[\w.]+\.lora_(A|B|down|up)\.weight")
 _CONTROL = ".norm.query_norm.scale"
@@ -31,7 +32,7 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read every pair. Raises `Refused` for half adapters and for files with nothing but other kinds."""
-    adapter = read_pipeline(bundle)
+    adapter = read_pipeline(bundle, unsaid=said(1.0, "FLUX's own layers have no alpha"))
     widened = adapter.modules.get(_IMG_IN)
     if widened is None or widened.d_in <= _LATENT_CHANNELS:
         return adapter

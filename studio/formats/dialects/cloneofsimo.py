@@ -17,11 +17,13 @@ from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import unet_by_index
 from studio.formats.modules.pairs import require_both_halves, stored_module
+from studio.formats.modules.scaling import said
 
 # Classes of the layers' ancestors as the tool's metadata names them -> as the table does.
 _ANCESTORS = {"CrossAttention": "attention", "Attention": "attention", "GEGLU": "geglu", "ResnetBlock2D": "resnet"}
 _TEXT_ORDER = ("k_proj", "v_proj", "q_proj", "out_proj")  # CLIPAttention's registration order
 _SD1_TEXT_WIDTH = 768
+_SCALING = said(1.0, "cloneofsimo/lora has no alpha")
 
 
 class _Place(NamedTuple):
@@ -48,7 +50,7 @@ def read(bundle: Bundle) -> Adapter:
         places = _places(component, pairs, bundle.metadata)
         for index, (down, up) in pairs.items():
             place = places[index]
-            module = stored_module(place.name, down, up, 1.0)
+            module = stored_module(place.name, down, up, _SCALING)
             _check_shape(module, place)
             modules[place.name] = module
     if not modules:
@@ -57,7 +59,7 @@ def read(bundle: Bundle) -> Adapter:
     return Adapter(
         name=bundle.name,
         modules=modules,
-        findings=tuple(_findings(extras)),
+        findings=(Finding("note", "layers are named by position, in the order of diffusers 0.11; every shape fits"),),
         extras=extras,
         metadata=bundle.metadata,
         path=bundle.path,
@@ -156,13 +158,3 @@ def _check_shape(module: LoraModule, place: _Place) -> None:
         f"{place.name} should be {d_out} x {d_in}, the file has {module.d_out} x {module.d_in}",
         "convert the file with the tool that made it",
     )
-
-
-def _findings(extras: Mapping[str, TensorRef]) -> list[Finding]:
-    findings = [Finding("note", "layers are named by position, in the order of diffusers 0.11; every shape fits")]
-    if extras:
-        names = ", ".join(extras)
-        findings.append(
-            Finding("warn", f"learned token embeddings ({names}) are stored with the LoRA and are not merged")
-        )
-    return findings

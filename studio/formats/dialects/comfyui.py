@@ -10,6 +10,7 @@ from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.parts import split_key
 from studio.formats.modules.pipeline import read_pipeline
+from studio.formats.modules.scaling import said
 
 
 def sniff(bundle: Bundle) -> str | None:
@@ -21,7 +22,7 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read the denoiser and the text encoders. Raises `Refused` for half adapters and DoRA."""
-    return read_pipeline(bundle)
+    return read_pipeline(bundle, unsaid=said(1.0, "ComfyUI's rule for a module without alpha"))
 
 
 COMFYUI = Dialect(

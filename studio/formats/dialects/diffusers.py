@@ -20,8 +20,10 @@ from studio.formats.modules.parts import Parts, split_key
 from studio.formats.modules.patterns import wrapped_names
 from studio.formats.modules.peft_config import PeftConfig, read_peft_config
 from studio.formats.modules.pipeline import read_pipeline
+from studio.formats.modules.scaling import Scaling, said
 
 _METADATA = "lora_adapter_metadata"
+_WITHOUT_ALPHA = said(1.0, "diffusers' rule for a file without alpha and without a config in its header")
 
 
 def sniff(bundle: Bundle) -> str | None:
@@ -41,7 +43,7 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read every component of the file. Raises `Refused` for half adapters and other kinds, by name."""
-    return read_pipeline(bundle, partial(_scaling, _header_configs(bundle.metadata)))
+    return read_pipeline(bundle, partial(_scaling, _header_configs(bundle.metadata)), _WITHOUT_ALPHA)
 
 
 DIFFUSERS = Dialect(
@@ -58,7 +60,7 @@ DIFFUSERS = Dialect(
 )
 
 
-def _scaling(configs: Mapping[str, PeftConfig], spelling: str, parts: Parts) -> float | None:
+def _scaling(configs: Mapping[str, PeftConfig], spelling: str, parts: Parts) -> Scaling | None:
     component = canonical(spelling).name.partition(".")[0]
     config = configs.get(component) or configs.get("")
     if config is None or "down" not in parts or not parts["down"].shape:
@@ -83,4 +85,7 @@ def _header_configs(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
         component, _, setting = key.partition(".")
         owner, setting = (component, setting) if component in COMPONENTS and setting else ("", key)
         by_component.setdefault(owner, {})[setting] = value
-    return {component: read_peft_config(settings) for component, settings in by_component.items()}
+    return {
+        component: read_peft_config(settings, f"the header's {_METADATA}")
+        for component, settings in by_component.items()
+    }

@@ -7,16 +7,18 @@ tensors are read. Rank and alpha stand in the model's config.json, as `vision_lo
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
+from studio.core.account import TensorRow
 from studio.core.adapter import Adapter
 from studio.core.errors import Refused
 from studio.core.tensors import TensorFile
 from studio.formats.containers.bundle import Bundle, unclear
 from studio.formats.dialects import peft
 from studio.formats.dialects.registry import Dialect
+from studio.formats.modules.guards import pair_paths, touched
+from studio.formats.modules.peft_config import NO_CONFIG, PeftConfig, read_peft_config
 
 _KEY = re.compile(r".+\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\.([^.]+)(?:\.(?:weight|bias))?")
 _UNNAMED = ("weight", "bias", "default")
@@ -46,9 +48,12 @@ def read(bundle: Bundle) -> Adapter:
     if name not in stored:
         raise unclear(name, bundle.path.name, found)
     tensors = {key: tensor for key, tensor in bundle.tensors.items() if _name_of(key) == name}
-    config = bundle.config or _settings(bundle, name)
-    alone = Bundle(bundle.path, bundle.weights, TensorFile(tensors, bundle.metadata), config)
-    return replace(peft.read(alone), name=f"{bundle.name}-{name}")
+    alone = Bundle(bundle.path, bundle.weights, TensorFile(tensors, bundle.metadata), bundle.config)
+    config = read_peft_config(bundle.config) if bundle.config else _settings(bundle, name)
+    adapter = peft.read_with(config, alone)
+    others = (key for key in bundle.keys if key not in tensors)
+    left_out = tuple(_left_out(adapter, others))
+    return replace(adapter, name=f"{bundle.name}-{name}", tensors=adapter.tensors + left_out)
 
 
 EMBEDDED = Dialect(
@@ -71,12 +76,23 @@ def _name_of(key: str) -> str | None:
     return match[1] if match and match[1] not in _UNNAMED else None
 
 
-def _settings(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
+def _left_out(adapter: Adapter, keys: Iterable[str]) -> Iterator[TensorRow]:
+    """The other adapters and the model; what stands under a pair's path and is neither is left to the guards."""
+    paths = pair_paths(adapter)
+    for key in keys:
+        name = _name_of(key)
+        if name or touched(paths, key) is None:
+            why = f"of another adapter ({name})" if name else "of the model itself"
+            yield TensorRow(key, "left out", why=why, is_harmless=True)
+
+
+def _settings(bundle: Bundle, name: str) -> PeftConfig:
     """What the model's own config says about one of its adapters, as PEFT would say it."""
     said = bundle.base_config.get(f"{name}_lora")
     if said is None:
-        return None
+        return NO_CONFIG
     if not isinstance(said, dict):
         raise Refused(f"the model's {name}_lora is {str(said)[:60]!r}", "expected an object with r and lora_alpha")
     base = bundle.base_config.get("_name_or_path")
-    return {"peft_type": "LORA", "base_model_name_or_path": base, **{key: said.get(key) for key in ("r", "lora_alpha")}}
+    config = {"base_model_name_or_path": base, **{key: said.get(key) for key in ("r", "lora_alpha")}}
+    return read_peft_config(config, f"{name}_lora in config.json")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
-from studio.core.adapter import Adapter, Finding, LoraModule, delta_scale
+from studio.core.adapter import Adapter, Finding, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
 from studio.formats.containers.bundle import Bundle
@@ -23,10 +23,12 @@ from studio.formats.modules.heads import unpermuted
 from studio.formats.modules.names import table_lines
 from studio.formats.modules.other_kinds import no_pairs
 from studio.formats.modules.pairs import require_both_halves, stored_module
+from studio.formats.modules.scaling import by_alpha, said
 
 ALPHA = "adapter.lora.alpha"
 ARCHITECTURE = "general.architecture"
 BASE_URL = "general.base_model.0.repo_url"
+_WITHOUT_ALPHA = said(1.0, f"llama.cpp's rule where {ALPHA} is 0")
 HUB = "https://huggingface.co/"
 # Architectures whose q and k rows llama.cpp reorders, from halves of each head to pairs (LlamaModel.permute).
 PERMUTED = ("llama", "granite", "smollm3", "arcee")
@@ -66,12 +68,16 @@ def read(bundle: Bundle) -> Adapter:
         if name is None:
             raise Refused(f"{stored} has no counterpart in transformers", f"the architecture is {architecture}")
         module = _module(name, down, ups[stored], alpha, stored == _EMBEDDING)
+        if name in modules:
+            raise Refused(
+                f"{name} appears twice in the file", f"the second time as {stored}", "save one adapter a file"
+            )
         modules[name] = unpermuted(module, heads) if heads and is_permuted(stored) else module
     return Adapter(
         name=bundle.name,
         modules=modules,
         base=base,
-        findings=tuple(_findings(extras, bundle.metadata)),
+        findings=tuple(_findings(bundle.metadata)),
         extras=extras,
         metadata=bundle.metadata,
         path=bundle.path,
@@ -152,10 +158,8 @@ def _module(name: str, down: TensorRef, up: TensorRef, alpha: float, is_embeddin
     if len(shape) != 2 or len(up.shape) != 2:
         kind = "LoRA on fused experts, not plain LoRA" if len(shape) == 3 else "not a low-rank pair"
         raise Refused(f"{name} is {kind}", f"its shapes are {list(down.shape)} and {list(up.shape)}")
-    scaling = delta_scale(shape[0], alpha) if alpha and shape[0] else 1.0
-    module = stored_module(
-        name, replace(down, shape=shape), up, scaling, "embedding" if is_embedding else None, alpha or None
-    )
+    scaling = by_alpha(alpha, shape[0], ALPHA) if alpha and shape[0] else _WITHOUT_ALPHA
+    module = stored_module(name, replace(down, shape=shape), up, scaling, "embedding" if is_embedding else None)
     return replace(module, load=_EmbeddingPair(down, up)) if is_embedding else module
 
 
@@ -189,12 +193,7 @@ def _base(metadata: Mapping[str, str]) -> str | None:
     return url.removeprefix(HUB) if url.startswith(HUB) else metadata.get("general.base_model.0.name") or None
 
 
-def _findings(extras: Mapping[str, TensorRef], metadata: Mapping[str, str]) -> list[Finding]:
-    findings = []
-    if extras:
-        some = ", ".join(list(extras)[:4])
-        findings.append(Finding("warn", f"{len(extras)} full tensors are stored with the LoRA ({some}), not merged"))
-    if "adapter.alora.invocation_tokens" in metadata:
-        text = "activated LoRA: trained to act only after certain tokens; a merge applies it always"
-        findings.append(Finding("warn", text))
-    return findings
+def _findings(metadata: Mapping[str, str]) -> list[Finding]:
+    if "adapter.alora.invocation_tokens" not in metadata:
+        return []
+    return [Finding("warn", "activated LoRA: trained to act only after certain tokens; a merge applies it always")]

@@ -11,6 +11,7 @@ from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import is_underscored
 from studio.formats.modules.parts import split_key
 from studio.formats.modules.pipeline import read_pipeline
+from studio.formats.modules.scaling import said
 
 
 def sniff(bundle: Bundle) -> str | None:
@@ -24,7 +25,7 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read the UNet, transformer and text encoders. Raises `Refused` for half adapters and DoRA."""
-    return read_pipeline(bundle)
+    return read_pipeline(bundle, unsaid=said(1.0, "sd-scripts' rule for a module without alpha"))
 
 
 KOHYA = Dialect(

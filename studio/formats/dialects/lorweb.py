@@ -10,13 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from studio.core.account import TensorRow
 from studio.core.adapter import Adapter, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
 from studio.formats.containers.bundle import Bundle
-from studio.formats.containers.lorweb_file import base_of, check_layer, is_lorweb, modules_of, read_config
+from studio.formats.containers.lorweb_file import PARTS, base_of, check_layer, is_lorweb, modules_of, read_config
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.names import with_component
+from studio.formats.modules.scaling import said
+
+_SCALING = said(1.0, "LoRWeB has no alpha")
+_MIXER = "that mix the basis by a pair of pictures"
 
 
 def sniff(bundle: Bundle) -> str | None:
@@ -40,7 +45,16 @@ def read(bundle: Bundle) -> Adapter:
         down, up = (bundle.tensors[f"{name}.{part}"] for part in ("lora_A", "lora_B"))
         full = with_component(name)
         modules[full] = LoraModule(
-            full, rank, d_in, d_out, 1.0, _Slice(down, up, index), dtype=down.dtype, origin="lorweb"
+            full,
+            rank,
+            d_in,
+            d_out,
+            _SCALING.value,
+            _Slice(down, up, index),
+            dtype=down.dtype,
+            origin="lorweb",
+            keys=(down.key, up.key),
+            source=_SCALING.source,
         )
     return Adapter(
         name=f"basis {index + 1}",
@@ -48,6 +62,11 @@ def read(bundle: Bundle) -> Adapter:
         base=base_of(read_config(bundle.weights)),
         metadata=bundle.metadata,
         path=bundle.path,
+        tensors=tuple(
+            TensorRow(f"{name}.{part}", "left out", why=_MIXER, is_harmless=True)
+            for name in names
+            for part in PARTS[2:]
+        ),
     )
 
 

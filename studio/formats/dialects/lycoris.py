@@ -17,6 +17,7 @@ from studio.formats.modules.parts import Parts
 from studio.formats.modules.patterns import wrapped_names
 from studio.formats.modules.peft_config import PeftConfig, read_peft_config
 from studio.formats.modules.pipeline import read_pipeline
+from studio.formats.modules.scaling import Scaling
 
 _SD1_TEXT_WIDTH = 768
 
@@ -67,7 +68,7 @@ def _peft_config(config: Mapping[str, object]) -> PeftConfig:
     return read_peft_config({**config, **own, "lora_alpha": config.get("alpha", config.get("lora_alpha"))})
 
 
-def _scaling(config: PeftConfig, spelling: str, parts: Parts) -> float | None:
+def _scaling(config: PeftConfig, spelling: str, parts: Parts) -> Scaling | None:
     """PEFT divides alpha by the configured rank, also where a factor is stored whole."""
     names = wrapped_names(spelling)
     rank = config.expected_rank(*names)

@@ -10,16 +10,25 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from studio.core.adapter import Adapter, Finding, LoraModule
+from studio.core.account import ScalingSource
+from studio.core.adapter import Adapter, Kind, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import TensorRef
-from studio.formats.containers.bundle import Bundle
+from studio.formats.containers.bundle import CONFIG, Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.other_kinds import no_pairs
-from studio.formats.modules.pairs import StoredPair, require_both_halves
+from studio.formats.modules.pairs import require_both_halves, stored_module
+from studio.formats.modules.scaling import Scaling, said
 
 _DEFAULT_SCALE = 20.0  # mlx-lm's; its predecessor's example fixed 2.0, and no file says which
-
+_NO_SCALE = Scaling(
+    _DEFAULT_SCALE,
+    ScalingSource(
+        f"no config says the scale: taken as {_DEFAULT_SCALE:g}, mlx-lm's default; files of the first MLX example "
+        "(2023) meant 2, weigh those by 0.1",
+        is_default=True,
+    ),
+)
 
 _DOWN = re.compile(r".+(?<!\.weight)\.lora_a")  # GGUF puts `.weight` before it, torchtune behind
 
@@ -46,19 +55,12 @@ def read(bundle: Bundle) -> Adapter:
     require_both_halves(downs, ups)
     if not downs:
         raise no_pairs(bundle.name, bundle.keys)
-    scale = _scale(config)
-    findings = [] if scale is not None else [Finding("warn", _NO_SCALE)]
-    if extras:
-        some = ", ".join(list(extras)[:4])
-        findings.append(
-            Finding("warn", f"{len(extras)} full tensors are stored with the LoRA ({some}) and are not merged")
-        )
+    scaling = _scaling(config)
     base = config.get("model")
     return Adapter(
         name=bundle.name,
-        modules={name: _module(name, down, ups[name], scale or _DEFAULT_SCALE) for name, down in downs.items()},
+        modules={name: _module(name, down, ups[name], scaling) for name, down in downs.items()},
         base=base if isinstance(base, str) and base else None,
-        findings=tuple(findings),
         extras=extras,
         metadata=bundle.metadata,
         path=bundle.path,
@@ -77,11 +79,6 @@ MLX = Dialect(
     tested_with="mlx-lm",
 )
 
-_NO_SCALE = (
-    f"no config says the scale: taken as {_DEFAULT_SCALE:g}, mlx-lm's default; files of the first MLX example (2023) "
-    "meant 2, weigh those by 0.1"
-)
-
 
 def _halves(
     tensors: Mapping[str, TensorRef],
@@ -96,32 +93,22 @@ def _halves(
     return downs, ups, extras
 
 
-def _module(name: str, down: TensorRef, up: TensorRef, scale: float) -> LoraModule:
+def _module(name: str, down: TensorRef, up: TensorRef, scaling: Scaling) -> LoraModule:
     if len(down.shape) == 3:
         raise Refused(
             "this is LoRA on fused mixture-of-experts layers, not plain LoRA", f"{name} has shape {list(down.shape)}"
         )
-    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[1] != up.shape[0] or 0 in down.shape + up.shape:
-        raise Refused(f"{name} is not a low-rank pair", f"its shapes are {list(down.shape)} and {list(up.shape)}")
-    return LoraModule(
-        name=name,
-        rank=down.shape[1],
-        d_in=down.shape[0],
-        d_out=up.shape[1],
-        scaling=scale,
-        load=StoredPair(down, up, transposed=True),
-        kind="embedding" if name.endswith("embed_tokens") else "linear",
-        dtype=down.dtype,
-    )
+    kind: Kind = "embedding" if name.endswith("embed_tokens") else "linear"
+    return stored_module(name, down, up, scaling, kind, transposed=True)
 
 
-def _scale(config: Mapping[str, Any]) -> float | None:
+def _scaling(config: Mapping[str, Any]) -> Scaling:
     parameters = config.get("lora_parameters")
-    if parameters is None:
-        return None
-    value = parameters.get("scale", _DEFAULT_SCALE) if isinstance(parameters, dict) else parameters
+    value = parameters.get("scale") if isinstance(parameters, dict) else parameters
+    if value is None:
+        return _NO_SCALE
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e12 or not math.isfinite(value):
         raise Refused(
             f"the config's lora_parameters are {str(parameters)[:60]!r}", "expected an object with a number as scale"
         )
-    return float(value)
+    return said(float(value), f"scale of {CONFIG}")

@@ -18,8 +18,10 @@ from studio.core.tensors import Array, TensorRef
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pairs import require_both_halves, stored_module
+from studio.formats.modules.scaling import said
 
 _KEY = re.compile(r"w_([ab])_(\d{1,4})")
+_SCALING = said(1.0, "LoRA-ViT has no alpha")
 
 
 def sniff(bundle: Bundle) -> str | None:
@@ -42,20 +44,11 @@ def read(bundle: Bundle) -> Adapter:
         {f"pair {i:03}": t for i, t in halves["a"].items()}, {f"pair {i:03}": t for i, t in halves["b"].items()}
     )
     modules = _join(halves["a"], halves["b"])
-    findings = [
-        Finding(
-            "note", "the file names neither base nor layers: pairs are taken as query and value of each block in turn"
-        )
-    ]
-    if extras:
-        some = ", ".join(list(extras)[:4])
-        findings.append(
-            Finding("warn", f"{len(extras)} full tensors are stored with the LoRA ({some}) and are not merged")
-        )
+    text = "the file names neither base nor layers: pairs are taken as query and value of each block in turn"
     return Adapter(
         name=bundle.name,
         modules=modules,
-        findings=tuple(findings),
+        findings=(Finding("note", text),),
         extras=extras,
         metadata=bundle.metadata,
         path=bundle.path,
@@ -98,7 +91,7 @@ def _join(downs: Mapping[int, TensorRef], ups: Mapping[int, TensorRef]) -> dict[
     modules: dict[str, LoraModule] = {}
     for block in range(len(downs) // 2):
         name = f"image_encoder.blocks.{block}.attn.qkv"
-        query, value = (stored_module(name, downs[i], ups[i], 1.0) for i in (2 * block, 2 * block + 1))
+        query, value = (stored_module(name, downs[i], ups[i], _SCALING) for i in (2 * block, 2 * block + 1))
         if query.shape != value.shape:
             raise Refused(f"{name}: query and value differ in shape", f"{query.shape} and {value.shape}")
         modules[name] = LoraModule(
@@ -106,9 +99,11 @@ def _join(downs: Mapping[int, TensorRef], ups: Mapping[int, TensorRef]) -> dict[
             rank=query.rank + value.rank,
             d_in=query.d_in,
             d_out=3 * query.d_out,
-            scaling=1.0,
+            scaling=_SCALING.value,
             load=_QueryAndValue(query, value),
             dtype=query.dtype,
             origin="query and value halves",
+            keys=query.keys + value.keys,
+            source=_SCALING.source,
         )
     return modules

@@ -11,6 +11,7 @@ from studio.core.adapter import Adapter
 from studio.formats.containers.bundle import Bundle
 from studio.formats.dialects.registry import Dialect
 from studio.formats.modules.pipeline import read_pipeline
+from studio.formats.modules.scaling import said
 
 _KEY = re.compile(
     r"(diffusion_model\.)?(double|single)_blocks\.\d+\.processor\.(qkv|proj)_lora[12]?\.(down|up)\.weight"
@@ -25,7 +26,7 @@ def sniff(bundle: Bundle) -> str | None:
 
 def read(bundle: Bundle) -> Adapter:
     """Read every processor's pairs. Raises `Refused` for half adapters."""
-    return read_pipeline(bundle)
+    return read_pipeline(bundle, unsaid=said(1.0, "XLabs' files hold no alpha"))
 
 
 XLABS = Dialect(

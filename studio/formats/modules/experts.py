@@ -16,7 +16,8 @@ import numpy as np
 from studio.core.adapter import LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
-from studio.formats.modules.pairs import folded
+from studio.formats.modules.pairs import folded, require_filled
+from studio.formats.modules.scaling import Scaling
 
 NESTED = ".base_layer"
 # Two parameters of one module come in the order in which transformers registers them.
@@ -66,13 +67,16 @@ def parameter_of(name: str, targets: Sequence[str]) -> str | None:
     return f"{module}.{leaves[0] if name.endswith(NESTED) else leaves[1]}"
 
 
-def split_experts(parameter: str, down: TensorRef, up: TensorRef, rank: int | None, scaling: float) -> list[LoraModule]:
+def split_experts(
+    parameter: str, down: TensorRef, up: TensorRef, rank: int | None, scaling: Scaling
+) -> list[LoraModule]:
     """One module for each expert, `parameter.0` and so on; a parameter `weight` of a single matrix is its module.
 
     `rank` is the config's: the tensors alone do not tell it from the number of experts. Raises `Refused` where it does
     not divide.
     """
-    fits = len(down.shape) == len(up.shape) == 2 and down.shape[0] == up.shape[1] and 0 not in (*down.shape, *up.shape)
+    require_filled(parameter, down, up)
+    fits = len(down.shape) == len(up.shape) == 2 and down.shape[0] == up.shape[1]
     if not rank or not fits or down.shape[0] % rank:
         why = f"its shapes are {list(down.shape)} and {list(up.shape)}, the config's rank is {rank}"
         raise Refused(f"{parameter} cannot be divided into experts", why, "check adapter_config.json")
@@ -85,10 +89,12 @@ def split_experts(parameter: str, down: TensorRef, up: TensorRef, rank: int | No
             rank=rank,
             d_in=down.shape[1],
             d_out=up.shape[0],
-            scaling=scaling,
+            scaling=scaling.value,
             load=_Expert(down, up, expert, count),
             kind="linear" if is_matrix else "expert",
             dtype=down.dtype,
+            keys=(down.key, up.key),
+            source=scaling.source,
         )
         for expert in range(count)
     ]

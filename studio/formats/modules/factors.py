@@ -17,6 +17,7 @@ import numpy as np
 from studio.core.adapter import pair_norm
 from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
+from studio.formats.modules.pairs import require_filled
 
 # Expanded factors larger than this many numbers (1 GiB) come from a broken file, not from an adapter.
 _MAX_NUMBERS = 1 << 28
@@ -242,7 +243,8 @@ class Hadamard:
 
 
 def _require(fits: bool, *tensors: TensorRef) -> None:
-    if not fits or any(0 in tensor.shape for tensor in tensors):
+    require_filled("a module", *tensors)
+    if not fits:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors)
         raise Refused(
             "the factors of a module do not fit each other", f"their shapes are {shapes}", "save the adapter again"

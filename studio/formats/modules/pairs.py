@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from studio.core.adapter import Kind, LoraModule
 from studio.core.errors import Refused
 from studio.core.tensors import Array, TensorRef
+from studio.formats.modules.scaling import Scaling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,42 +48,61 @@ class PairRows:
 
 
 def stored_module(
-    name: str, down: TensorRef, up: TensorRef, scaling: float, kind: Kind | None = None, alpha: float | None = None
+    name: str, down: TensorRef, up: TensorRef, scaling: Scaling, kind: Kind | None = None, *, transposed: bool = False
 ) -> LoraModule:
     """The module of a pair stored as down (rank, in, *kernel) and up (out, rank, *ones).
 
-    Raises `Refused` where the two do not share a rank or are not a pair of a linear, convolution or embedding layer.
+    `transposed` is for matrices stored as down (in, rank) and up (rank, out). Raises `Refused` where the two are empty,
+    do not share a rank, or are not a pair of a linear, convolution or embedding layer.
     """
-    down_shape, up_shape = down.shape, up.shape
-    if len(down_shape) < 2 or len(up_shape) < 2 or any(size != 1 for size in up_shape[2:]):
-        raise Refused(f"{name} is not a low-rank pair", f"its shapes are {list(down_shape)} and {list(up_shape)}")
-    rank = down_shape[0]
-    if rank != up_shape[1]:
-        shapes = f"their shapes are {list(down_shape)} and {list(up_shape)}"
-        if len(up_shape) > 2 and up_shape[1] and rank % up_shape[1] == 0:
-            what = f"{name} is LoRA on a convolution of {rank // up_shape[1]} groups, not one pair"
-            raise Refused(what, f"{shapes}; PEFT cannot merge such a layer either", "train without it")
-        if up_shape[1] and rank in (2 * up_shape[1], 3 * up_shape[1]):
-            what = f"{name} is LoRA on parts of a fused layer (loralib's MergedLinear, lit-gpt), not one pair"
-            raise Refused(what, f"{shapes}, and the file does not say which parts", "convert it to PEFT's format")
-        raise Refused(f"{name}: the two halves do not share a rank", shapes, "save the adapter again")
-    if 0 in down_shape or 0 in up_shape:
-        raise Refused(
-            f"{name} is empty", f"its shapes are {list(down_shape)} and {list(up_shape)}", "save the adapter again"
-        )
+    require_filled(name, down, up)
+    down_shape, up_shape = (down.shape[::-1], up.shape[::-1]) if transposed else (down.shape, up.shape)
+    _require_pair(name, down_shape, up_shape, 2 if transposed else 5)
     kernel = tuple(down_shape[2:]) or None
     return LoraModule(
         name=name,
-        rank=rank,
+        rank=down_shape[0],
         d_in=math.prod(down_shape[1:]),
         d_out=up_shape[0],
-        scaling=scaling,
-        load=StoredPair(down, up),
+        scaling=scaling.value,
+        load=StoredPair(down, up, transposed),
         kind=kind or ("conv" if kernel else "linear"),
         kernel=kernel,
         dtype=down.dtype,
-        stored_alpha=alpha,
+        stored_alpha=scaling.alpha,
+        keys=(down.key, up.key),
+        source=scaling.source,
     )
+
+
+def require_filled(name: str, *tensors: TensorRef) -> None:
+    """Refuse tensors without a single number. ZeRO-3 leaves them so where it is not told to gather them first."""
+    if any(0 in tensor.shape for tensor in tensors):
+        shapes = " and ".join(str(list(tensor.shape)) for tensor in tensors)
+        raise Refused(
+            f"{name} is empty",
+            f"its shapes are {shapes}: it was saved under DeepSpeed ZeRO-3 (or FSDP) without gathering the weights",
+            "save it again from the gathered model",
+        )
+
+
+def _require_pair(name: str, down: tuple[int, ...], up: tuple[int, ...], dimensions: int) -> None:
+    shapes = f"their shapes are {list(down)} and {list(up)}"
+    if not 2 <= len(down) <= dimensions or not 2 <= len(up) <= dimensions or any(size != 1 for size in up[2:]):
+        raise Refused(f"{name} is not a low-rank pair", shapes)
+    rank, columns = down[0], up[1]
+    if rank == columns:
+        return
+    if len(up) > 2 and rank % columns == 0:
+        what = f"{name} is LoRA on a convolution of {rank // columns} groups, not one pair"
+        raise Refused(what, f"{shapes}; PEFT cannot merge such a layer either", "train without it")
+    if rank in (2 * columns, 3 * columns):
+        what = f"{name} is LoRA on parts of a fused layer (loralib's MergedLinear, lit-gpt), not one pair"
+        raise Refused(what, f"{shapes}, and the file does not say which parts", "convert it to PEFT's format")
+    if columns % rank == 0:
+        why = f"{shapes}: as if one process had saved its own slice of each (FSDP, tensor parallel)"
+        raise Refused(f"{name}: the two halves do not share a rank", why, "save it again from the gathered model")
+    raise Refused(f"{name}: the two halves do not share a rank", shapes, "save the adapter again")
 
 
 def folded(module: LoraModule, rank: int) -> tuple[Array, Array]:
@@ -98,6 +118,17 @@ def stored_shapes(module: LoraModule, rank: int) -> tuple[tuple[int, ...], tuple
     kernel = module.kernel or ()
     down = (rank, module.d_in // math.prod(kernel), *kernel)
     return down, (module.d_out, rank, *(1 for _ in kernel))
+
+
+def unique(modules: Iterable[LoraModule]) -> dict[str, LoraModule]:
+    """Modules by name; refuses two spellings of one layer."""
+    found: dict[str, LoraModule] = {}
+    for module in modules:
+        if module.name in found:
+            why = f"the second time as {', '.join(module.keys) or module.name}"
+            raise Refused(f"{module.name} appears twice in the file", why, "save one adapter a file")
+        found[module.name] = module
+    return found
 
 
 def require_both_halves(downs: Mapping[str, TensorRef], ups: Mapping[str, TensorRef]) -> None:

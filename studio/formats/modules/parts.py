@@ -56,6 +56,7 @@ OTHER_KINDS: Mapping[str, str] = {
     ".w_norm": "norm",
     ".b_norm": "norm",
     ".set_weight": "replaced weight",
+    ".reshape_weight": "shape of a widened layer",
     ".lora_B.bias": "LoRA bias",
 }
 # A layer's whole difference can be read exactly; those of norms and biases have other dimensions and are left out.

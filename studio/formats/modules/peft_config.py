@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studio.core.adapter import Finding, delta_scale
+from studio.core.adapter import Finding
 from studio.core.errors import Refused
+from studio.formats.containers.bundle import CONFIG
 from studio.formats.modules.other_kinds import instead_of, kind_of_flag, kind_of_type
 from studio.formats.modules.patterns import first_match
 from studio.formats.modules.peft_fields import FIELDS, texts
+from studio.formats.modules.scaling import Scaling, by_alpha, by_default
 
 _MAX_PATTERNS = 20_000
 _MAX_PATTERN_LENGTH = 1_000
@@ -27,7 +29,8 @@ _OTHERS_FIELDS = frozenset({"alpha", "path_initial_model_for_weight_conversion",
 class PeftConfig:
     """The checked fields of an adapter_config.json that decide how its tensors are read.
 
-    `deadline` is the monotonic time after which its patterns are matched no further.
+    `place` says where the config stands, None for a file without. `deadline` is the monotonic time after which its
+    patterns are matched no further.
     """
 
     rank: int | None
@@ -38,6 +41,7 @@ class PeftConfig:
     base: str | None
     findings: tuple[Finding, ...]
     carried: Mapping[str, Any]
+    place: str | None = CONFIG
     deadline: float = math.inf
     target_parameters: tuple[str, ...] = ()
 
@@ -49,22 +53,23 @@ class PeftConfig:
         found = first_match(self.rank_pattern, names, self.deadline)
         return int(found.value) if found else self.rank
 
-    def alpha_of(self, *names: str) -> float | None:
-        """The alpha of a module by the patterns, or None where the config has none."""
-        found = first_match(self.alpha_pattern, names, self.deadline)
-        return found.value if found else self.alpha
-
-    def scaling(self, rank: int, *names: str) -> float:
+    def scaling(self, rank: int, *names: str) -> Scaling:
         """PEFT's factor for a module whose tensors have this rank; without a config alpha it is 1."""
-        alpha = self.alpha_of(*names)
-        return 1.0 if alpha is None else delta_scale(rank, alpha, self.use_rslora)
+        found = first_match(self.alpha_pattern, names, self.deadline)
+        if found:
+            return by_alpha(found.value, rank, f'alpha_pattern["{found.pattern}"] of {self.place}', self.use_rslora)
+        if self.alpha is None:
+            return by_default(1.0, "its config names no alpha" if self.place else f"no {CONFIG} beside the weights")
+        return by_alpha(self.alpha, rank, f"lora_alpha of {self.place}", self.use_rslora)
 
 
-NO_CONFIG = PeftConfig(None, None, False, {}, {}, None, (), {})
+NO_CONFIG = PeftConfig(None, None, False, {}, {}, None, (), {}, place=None)
 
 
-def read_peft_config(config: Mapping[str, Any] | None) -> PeftConfig:
-    """Check the config; raises `Refused` for other kinds of adapter (by name) and for fields of the wrong type."""
+def read_peft_config(config: Mapping[str, Any] | None, place: str = CONFIG) -> PeftConfig:
+    """Check the config, which stands at a `place`; raises `Refused` for other kinds of adapter (by name) and for fields
+    of the wrong type.
+    """
     if config is None:
         return NO_CONFIG
     refuse_other_kinds(config)
@@ -80,6 +85,7 @@ def read_peft_config(config: Mapping[str, Any] | None) -> PeftConfig:
         base=_text(config, "base_model_name_or_path"),
         findings=tuple(_caveats(config)),
         carried=_carried(config),
+        place=place,
         deadline=time.monotonic() + _MATCHING_SECONDS,
         target_parameters=_listed(config, "target_parameters"),
     )

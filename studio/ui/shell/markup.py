@@ -49,7 +49,8 @@ def _facts(found: Inspection) -> dict[str, str]:
     return {
         "format": f"{found.dialect}: {found.evidence}",
         "alpha": _numbers(found.alpha),
-        "scaling": _numbers(found.scaling),
+        "scaling": f"{_numbers(found.scaling)}, by {found.account.scaling_in_words()}" if found.account else "?",
+        "tensors": found.account.tensors_in_words() if found.account else "?",
         "targets": ", ".join(kinds[:12]) + (", …" if len(kinds) > 12 else ""),
         "numbers": found.dtype or "?",
         "size": "?" if found.bytes is None else f"{found.bytes / 1e6:.1f} MB",
