@@ -31,7 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_ETAG_TIMEOUT"] = os.environ["HF_HUB_DOWNLOAD_TIMEOUT"] = str(int(LIMIT))  # of loopback servers
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums are split the same way on every machine
+    for threads in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # UMAP's Numba would set PyTorch's threads to its own
+        os.environ.setdefault(threads, "1")  # sums are split the same way on every machine
     hypothesis.settings.load_profile("fixed")
 
 

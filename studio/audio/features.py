@@ -52,10 +52,15 @@ def recorded(rate: int, samples: np.ndarray[Any, Any]) -> Wave:
     if not np.isfinite(wave).all() or not np.abs(wave).max() > 0:
         raise LoomError("The recording is silent", next="record again, nearer to the microphone")
     wave = peak_to_one(_resampled(wave - wave.mean(), rate)).astype(np.float64)
-    energy = np.convolve(np.pad(wave**2, (0, SAMPLES)), np.ones(SAMPLES), "valid")
-    start = int(energy.argmax()) if len(wave) > SAMPLES else 0
+    start = _loudest(wave) if len(wave) > SAMPLES else 0
     part = wave[start : start + SAMPLES]
     return np.asarray(np.pad(part, (0, SAMPLES - len(part))), np.float32)
+
+
+def _loudest(wave: np.ndarray[Any, np.dtype[np.float64]]) -> int:
+    """Where the `SAMPLES` samples of most energy begin."""
+    energy = np.cumsum(np.pad(wave**2, (1, SAMPLES)))
+    return int((energy[SAMPLES:] - energy[:-SAMPLES]).argmax())
 
 
 def log_mel(waves: Floats) -> Floats:

@@ -27,8 +27,7 @@ from studio.ui.pictures.analogy.page import AnalogyPanel
 from studio.ui.pictures.image.page import DRAWING, Moved
 from studio.ui.route.job import ROUTER, Ready
 from studio.ui.shell.page import Page, build
-
-HANGS = 30.0  # seconds after which something that should end does not
+from tests.waiting import LIMIT
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_who_is_forgotten_is_forgotten_in_every_room(full: Page) -> None:
         assert "stopped before it began" in end[learning.state]
         with pytest.raises(LoomError, match="away too long"):
             full.shared.session(token)
-    assert all(job.wait(HANGS) for job in judging[:2])
+    assert all(job.wait(LIMIT) for job in judging[:2])
     judging.clear()
     gc.collect()
     assert {one() is None for refs in held[:2] for one in refs} == {True}

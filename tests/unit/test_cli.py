@@ -180,7 +180,7 @@ def test_a_package_that_is_absent_is_named_where_it_is_needed(verb: list[str], p
     )
     command = [sys.executable, "-c", blocked, *verb]
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, env=environment)
     assert done.returncode == 1
     assert_one_line(done.stderr, f"The package {package} is not installed")
 

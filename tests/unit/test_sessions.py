@@ -26,8 +26,7 @@ from studio.session.session import Session
 from studio.session.store import Sessions, Settings
 from studio.session.workspace import Workspace
 from tests.fixtures import peft_folder
-
-HANGS = 30.0  # seconds after which something that should end does not
+from tests.waiting import LIMIT
 
 
 class Endless(Run):
@@ -36,7 +35,7 @@ class Endless(Run):
     def __init__(self, workspace: Workspace | None = None) -> None:
         self.sources = workspace.sources() if workspace is not None else None
         self.stopped = threading.Event()
-        self.job = Job(lambda on_step: self.stopped.wait(HANGS))
+        self.job = Job(lambda on_step: self.stopped.wait(LIMIT))
 
 
 ENDLESS = Kind[Endless]("endless")
@@ -106,7 +105,7 @@ def test_what_a_visitor_has_lives_and_ends_together(
     assert len(files) == 4
     for gone in visits[:2]:
         assert gone.stopped.is_set()
-        assert gone.job.wait(HANGS)
+        assert gone.job.wait(LIMIT)
         assert not any(folder.exists() for folder in gone.folders)
         assert gone.alive == {False}
         with pytest.raises(LoomError, match="away too long"):
@@ -119,7 +118,7 @@ def test_what_a_visitor_has_lives_and_ends_together(
     assert [file() is not None for file in files] == [False, False, True, True]
     for here in visits[2:]:
         sessions.end(here.token)
-        assert here.job.wait(HANGS)
+        assert here.job.wait(LIMIT)
     assert len(sessions) == 0
     assert {file() is not None for file in files} == {False}
     assert not list(sessions.settings.root.iterdir())
@@ -197,19 +196,19 @@ def test_who_comes_back_while_their_session_ends_gets_a_folder_that_stays(sessio
     class Slow:
         def cancel(self) -> None:
             begun.set()
-            go_on.wait(HANGS)
+            go_on.wait(LIMIT)
 
     session, _ = sessions.enter(None)
     (session.workspace.folder / "upload").write_bytes(b"old")
     session.runs.put(Kind[Slow]("slow"), Slow())
     with ThreadPoolExecutor(2) as pool:
         ending = pool.submit(sessions.end, session.token)
-        assert begun.wait(HANGS)
+        assert begun.wait(LIMIT)
         entering = pool.submit(sessions.enter, session.token)
         other, _ = sessions.enter(None)  # nobody else waits
         wait([entering], timeout=0.2)
         go_on.set()
-        (again, is_new), _ = entering.result(HANGS), ending.result(HANGS)
+        (again, is_new), _ = entering.result(LIMIT), ending.result(LIMIT)
     assert is_new
     assert again is not session
     assert not list(again.workspace.folder.iterdir())
@@ -252,11 +251,11 @@ def test_a_second_click_begins_no_second_run() -> None:
     with pytest.raises(LoomError, match="under way"):
         runs.begin(ENDLESS, Endless)
     first.cancel()
-    assert first.job.wait(HANGS)
+    assert first.job.wait(LIMIT)
     second = runs.begin(ENDLESS, Endless)
     assert runs.get(ENDLESS) is second
     runs.close()
-    assert second.job.wait(HANGS)
+    assert second.job.wait(LIMIT)
 
 
 def test_a_run_that_could_not_be_made_lets_the_next_begin() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from studio.core.errors import LoomError
@@ -125,12 +127,18 @@ def test_the_first_line_alone_is_checked() -> None:
     assert not is_correct(item, "")
 
 
+def test_more_questions_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    (only,) = questions("code", "test", 1, 0)
+    monkeypatch.setattr("studio.text.skills.SKILLS", {"code": replace(SKILLS["code"], ask=lambda rng: only)})
+    assert questions("code", "test", 1, 0) == [only]
+    with pytest.raises(LoomError, match=r"Code has no 2 distinct test questions.*1 were found"):
+        questions("code", "test", 2, 0)
+
+
 def test_refusals_say_what_there_is() -> None:
     with pytest.raises(LoomError, match=r"No skill is called 'sing'.*math"):
         items("sing", "test", 1, 0)
     with pytest.raises(LoomError, match=r"No split is called 'tests'.*valid"):
         items("math", "tests", 1, 0)  # type: ignore[arg-type]
-    with pytest.raises(LoomError, match="distinct test questions"):
-        questions("code", "test", 2000, 0)
     with pytest.raises(LoomError, match="No sum"):
         in_python(WORDS_TO_SAY)

@@ -14,8 +14,7 @@ from studio.formats.containers.lorweb_file import is_lorweb
 from studio.vision import world
 from studio.vision.pipeline import EMBEDDED, AnalogyModel, catalogue, load_embedded
 from studio.vision.transforms import TRANSFORMS
-from training.vision.data import as_floats
-from training.vision.evaluate import Trial, draw_trials
+from training.vision.data import as_bytes, as_floats
 from training.vision.shipped import ShippedPredictor
 
 
@@ -25,17 +24,16 @@ def model() -> AnalogyModel:
 
 
 @pytest.fixture(scope="module")
-def trials() -> list[Trial]:
-    wanted = {("invert",), ("tint",), ("night",), ("letterbox",)}
-    return [t for t in draw_trials("seen", 2, 77, torch.device("cpu"), limit=36) if t.task in wanted]
+def trials() -> tuple[torch.Tensor, ...]:
+    """a, a', b and the right b' of two analogies of each of four seen edits."""
+    generator = torch.Generator().manual_seed(77)
+    drawn = [world.draw((name,), 2, 2, generator) for name in ("invert", "tint", "night", "letterbox")]
+    before, after = (as_bytes(torch.cat([getattr(batch, side) for batch in drawn])) for side in ("before", "after"))
+    return before[:, 0], after[:, 0], before[:, 1], after[:, 1]
 
 
-def _stacked(trials: list[Trial]) -> list[torch.Tensor]:
-    return [torch.cat([getattr(trial, name) for trial in trials]) for name in ("a", "a2", "b", "answer")]
-
-
-def test_plain_edits_are_carried_over(model: AnalogyModel, trials: list[Trial]) -> None:
-    a, a2, b, answer = _stacked(trials)
+def test_plain_edits_are_carried_over(model: AnalogyModel, trials: tuple[torch.Tensor, ...]) -> None:
+    a, a2, b, answer = trials
     assert len(b) == 8
     truth = as_floats(answer)
     drawn = psnr(ShippedPredictor(model, 2)(a, a2, b, answer), truth)
@@ -43,8 +41,8 @@ def test_plain_edits_are_carried_over(model: AnalogyModel, trials: list[Trial]) 
     assert (drawn > psnr(as_floats(b), truth) + 5).all()
 
 
-def test_the_pair_decides(model: AnalogyModel, trials: list[Trial]) -> None:
-    a, a2, b, answer = _stacked(trials)
+def test_the_pair_decides(model: AnalogyModel, trials: tuple[torch.Tensor, ...]) -> None:
+    a, a2, b, answer = trials
     other = ShippedPredictor(model, 2)(a.roll(2, 0), a2.roll(2, 0), b, answer)
     assert psnr(other, as_floats(answer)).mean() < 16
 
