@@ -6,7 +6,7 @@ SEEDS ?= 0 1 2
 JOBS ?= 2
 PY := .venv/bin/python
 
-.PHONY: help venv run test installed lint docs bench evidence picture clean
+.PHONY: help venv run check test installed lint docs bench evidence picture clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -17,6 +17,10 @@ venv: ## Make the environment of the studio and its tests (.venv); again only wh
 
 run: venv ## Open the studio on http://HOST:PORT
 	GRADIO_SERVER_NAME=$(HOST) GRADIO_SERVER_PORT=$(PORT) $(PY) app.py
+
+check: venv ## For daily work: lint, then every test but the slow ones and those of browser and real adapters
+	@$(MAKE) --no-print-directory lint
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not browser and not real"
 
 test: venv ## Run every test (fetching a Chromium if there is none), then lint
 	$(PY) tests/chromium.py
