@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_or_says_that_it_cannot(lear
     given = world[0], half.places, half.adapters, EXAMPLES, request(learner), half.soup.state
     assert half.soup.state.step == 5
     if not learner.resumes:
-        with pytest.raises(BadRecipe, match="taken up"):
+        with pytest.raises(BadRecipe, match="resumed"):
             resumed(*given)
         return
     rest, whole = resumed(*given).soup, run(world, learner)[0].soup

@@ -104,7 +104,7 @@ def test_the_controls_are_those_of_the_base(panel: ImagePanel, token: str) -> No
     typed = panel.on_base(token, "somebody/base", True)
     assert not {panel.first, panel.second, panel.note} & typed.keys()  # what was chosen and said stays
     assert typed[panel.steps] == 20
-    with pytest.raises(gr.Error, match="no path"):
+    with pytest.raises(gr.Error, match="not a path"):
         panel.on_workspace(token, "~nobody-of-that-name/" + "x" * 300)
 
 

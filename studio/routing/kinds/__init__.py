@@ -27,5 +27,5 @@ def trainable() -> Mapping[str, RouterKind]:
 def kind_by_id(id: str) -> RouterKind:
     """The kind of this id, or `BadRecipe` that lists what there is."""
     if id not in _KINDS:
-        raise BadRecipe(f"There is not a router kind {id!r}", f"the kinds: {', '.join(_KINDS)}")
+        raise BadRecipe(f"There is no router kind {id!r}", f"the kinds: {', '.join(_KINDS)}")
     return _KINDS[id]

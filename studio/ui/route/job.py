@@ -126,7 +126,7 @@ class Comparison(Run):
 def comparison(run: Routing | None, count: int) -> Comparison:
     """A comparison of a finished run; raises `LoomError` where there is none, or no question is left to ask."""
     if run is None or run.is_going or run.trained is None:
-        raise LoomError("There is not a router to judge", next="train one first")
+        raise LoomError("There is no router to judge", next="train one first")
     skills = [task for task in run.request.tasks if task in SKILLS]
     if not skills:
         raise LoomError(

@@ -266,7 +266,7 @@ class RoutingPanel(JobPanel[Routing]):
         """Let the router continue the prompt, and colour each token by who answered it."""
         workspace, ready = self.shared.workspace(token), self.ready(token)
         if ready is None:
-            raise LoomError("There is not a router yet", next="train one, or open one from a file")
+            raise LoomError("There is no router yet", next="train one, or open one from a file")
         if not (prompt or "").strip():
             raise LoomError("The prompt is empty", next="type one, or pick a question")
         base = open_base(self.shared.sessions, workspace)
