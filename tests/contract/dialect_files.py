@@ -79,6 +79,19 @@ def _pefts_loha(folder: Path) -> Path:
     return weights_file(folder / "adapter_model.safetensors", tensors).parent
 
 
+def _adalora(folder: Path) -> Path:
+    shapes = {"lora_A": (3, 8), "lora_B": (6, 3), "lora_E": (3, 1)}
+    tensors = {f"base_model.model.q_proj.{part}": values for part, values in _random(shapes).items()}
+    config = {
+        "peft_type": "ADALORA",
+        "init_r": 4,
+        "lora_alpha": 8,
+        "rank_pattern": {"q_proj.lora_E": [True] * 3 + [False]},
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return weights_file(folder / "adapter_model.safetensors", tensors).parent
+
+
 def _random(shapes: Shapes) -> dict[str, np.ndarray[Any, Any]]:
     rng = np.random.default_rng(0)
     return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
@@ -156,6 +169,7 @@ FILES = (
     _pair("diffusers", "a text encoder", f"text_encoder.{_TEXT}.lora_linear_layer", _HALVES),
     _pair("diffusers", "kohya's endings", f"lora_{_UNET}", _KOHYA),
     _pair("diffusers", "FLUX", _FLUX, _PEFT),
+    DialectFile("adalora", "a folder", _adalora),
     DialectFile("peft", "a folder", peft_folder),
     _pair("peft", "a bare file", "base_model.model.layers.0.q_proj", _PEFT),
     _pair("peft", "a bare file without its prefix", "layers.0.q_proj", _PEFT),

@@ -16,6 +16,7 @@ LIBRARIES = {"PEFT": "peft", "diffusers": "diffusers", "mlx-lm": "mlx_lm", "gguf
 Proofs = Mapping[str, tuple[str, ...]]
 READ: Proofs = {
     "peft": ("test_formats_peft::test_reads_what_peft_wrote",),
+    "adalora": ("test_formats_adalora::test_reads_what_peft_merges",),
     "lycoris": ("test_formats_dialects::test_pefts_own_loha_and_lokr",),
     "diffusers": ("test_formats_owners::test_reads_what_diffusers_saved",),
     "kohya": (

@@ -84,7 +84,7 @@ TABLE = {
     "toy-peft/lora-conv2d": _peft("ok", 8, 1, 1),
     "toy-peft/lora-mlp": _peft("ok", 8, 1, 1),
     "toy-peft/lora-mlp-modules-to-save": _peft("warn", 8, 1, 1, "lin1.weight"),
-    "toy-peft/reject-adalora": Expected("refused", "peft", reason="this is AdaLoRA, not LoRA"),
+    "toy-peft/reject-adalora": Expected("ok", "adalora", (12,), 1, "names no base model", 8 / (12 + 1e-5)),
     "toy-peft/reject-ia3": Expected("refused", "peft", reason="this is IA3, not LoRA"),
     "vit-base-patch16-224/food-r16": _peft("warn", 16, 24, 2, _HEAD),
     "vit-base-patch16-224/in21k-r8": _peft("warn", 8, 24, 4, "untrained"),

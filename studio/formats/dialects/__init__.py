@@ -25,6 +25,7 @@ DIALECTS: Final = records(
         "ai_toolkit",
         "comfyui",
         "diffusers",
+        "adalora",
         "peft",
     ),
     Dialect,
